@@ -1,0 +1,344 @@
+"""The one configuration: what may stand in `plant.toml`, with units and defaults. Parsed and checked once, then frozen.
+
+Addresses that the file leaves out come from the environment (`twin env` prints them), else from loopback defaults.
+Secrets never stand in the file: they come from the environment or from a file that the configuration names.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+
+Span = tuple[float, float]
+Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+Positive = Annotated[float, Field(gt=0)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Section(BaseModel):
+    """A table of the file: unknown keys are errors, and nothing changes after the check."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def secret(variable: str, file: Path | None) -> str | None:
+    """A secret from a file, else from an environment variable, else None. The value is never logged."""
+    if file is not None:
+        return file.read_text("utf-8").strip()
+    return os.environ.get(variable)
+
+
+class Kafka(Section):
+    """Where Kafka is and how its topics are cut."""
+
+    bootstrap: str | None = None
+    prefix: Id = "twin"
+    partitions: int = Field(16, ge=1, le=1024)
+    replication: int = Field(1, ge=1, le=9)
+    security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"] = "SCRAM-SHA-512"
+    username: str | None = None
+    password_file: Path | None = None  # else KAFKA_PASSWORD
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+
+    @property
+    def address(self) -> str:
+        """Bootstrap servers, `host:port[,host:port]`."""
+        return self.bootstrap or os.environ.get("KAFKA_BOOTSTRAP", "127.0.0.1:9092")
+
+    @property
+    def password(self) -> str | None:
+        """SASL password."""
+        return secret("KAFKA_PASSWORD", self.password_file)
+
+
+class Influxdb(Section):
+    """Where InfluxDB 2 is."""
+
+    url: str | None = None
+    org: str | None = None
+    bucket: str | None = None
+    token_file: Path | None = None  # else INFLUX_TOKEN
+    ca_file: Path | None = None
+
+    @property
+    def address(self) -> str:
+        """Base URL."""
+        return self.url or os.environ.get("INFLUX_URL", "http://127.0.0.1:8086")
+
+    @property
+    def organisation(self) -> str:
+        """Organisation name."""
+        return self.org or os.environ.get("INFLUX_ORG", "process-twin")
+
+    @property
+    def bucket_name(self) -> str:
+        """Bucket name."""
+        return self.bucket or os.environ.get("INFLUX_BUCKET", "plant")
+
+    @property
+    def token(self) -> str:
+        """API token; empty where none is set."""
+        return secret("INFLUX_TOKEN", self.token_file) or ""
+
+
+class Framing(Section):
+    """How readings are gathered into frames."""
+
+    linger_s: float = Field(0.1, ge=0, le=10)
+    readings_max: int = Field(5000, ge=1, le=100_000)
+    heartbeat_s: Positive = 5.0
+
+
+class Mqtt(Section):
+    """One MQTT connector process."""
+
+    id: Id = "mqtt-1"
+    host: str | None = None
+    port: Port | None = None
+    filters: tuple[str, ...] = ("reactor/+/sensor/#",)
+    qos: Literal[0, 1] = 1
+    receive_maximum: int = Field(128, ge=1, le=128)  # validation remembers 128 readings per tag
+    session_expiry_s: int = Field(7 * 86_400, ge=0, le=0xFFFFFFFF)
+    keepalive_s: int = Field(20, ge=5, le=600)
+    username: str | None = None
+    password_file: Path | None = None  # else MQTT_PASSWORD
+    tls: bool = False
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    framing: Framing = Framing()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of the broker."""
+        default = 8883 if self.tls else 1883
+        return (
+            self.host or os.environ.get("MQTT_HOST", "127.0.0.1"),
+            self.port or int(os.environ.get("MQTT_PORT", default)),
+        )
+
+    @property
+    def password(self) -> str | None:
+        """Password of `username`."""
+        return secret("MQTT_PASSWORD", self.password_file)
+
+
+class OpcuaNode(Section):
+    """One OPC UA variable. `node`: `ns=2;s=…`, or `nsu=URI;s=…` with the namespace by URI."""
+
+    node: str = Field(pattern=r"^(ns=\d+;|nsu=[^;]+;)?[isgb]=.+$")
+    asset: str = Field(min_length=1)
+    tag: str = Field(min_length=1)
+    unit: str | None = None  # None: the server's EngineeringUnits
+    read: Literal["subscribe", "cyclic"] = "subscribe"
+    interval_s: Positive | None = None  # sampling or reading interval; None: the tag's, else the publishing interval
+    historised: bool = False
+
+
+class Opcua(Section):
+    """One OPC UA connector process."""
+
+    id: Id = "opcua-1"
+    url: str | None = None
+    publishing_s: float = Field(0.1, ge=0.01, le=60)
+    keepalive_s: Positive = 5.0
+    queue_size: int | None = Field(None, ge=1, le=128)  # None: at least twice publishing / sampling
+    nodes: tuple[OpcuaNode, ...] = ()
+    #: Without `nodes`: every variable whose string id matches is subscribed. SV becomes tag `<tag>.sv`.
+    discover: str = r"Reactor\.(?P<asset>[^.]+)\.(?P<tag>[^.]+)\.(?P<role>PV|SV)"
+    tags_file: Path | None = None  # as written by `twin browse`
+    security: Literal["Basic256Sha256", "Aes128Sha256RsaOaep", "Aes256Sha256RsaPss", "None"] = "Basic256Sha256"
+    mode: Literal["SignAndEncrypt", "Sign", "None"] = "SignAndEncrypt"
+    certificate_dir: Path = Path("~/.config/process-twin/opcua")
+    server_certificate: Path | None = None  # pinned; None: the one pinned in certificate_dir by `twin browse --trust`
+    username: str | None = None
+    password_file: Path | None = None  # else OPCUA_PASSWORD
+    user_certificate_file: Path | None = None
+    user_key_file: Path | None = None
+    framing: Framing = Framing()
+
+    @property
+    def address(self) -> str:
+        """Endpoint URL."""
+        return self.url or os.environ.get("OPCUA_URL", "opc.tcp://127.0.0.1:4840")
+
+    @property
+    def password(self) -> str | None:
+        """Password of `username`."""
+        return secret("OPCUA_PASSWORD", self.password_file)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.security == "None") != (self.mode == "None"):
+            raise ValueError(f'security = "{self.security}" with mode = "{self.mode}": both are "None" or neither is')
+        if self.security == "None" and self.username is not None:
+            raise ValueError('username with security = "None" would send the password in clear text')
+        names = set(re.compile(self.discover).groupindex)
+        if not {"asset", "tag"} <= names:
+            raise ValueError(f"discover: groups {sorted(names)}, allowed is a pattern with groups asset and tag")
+        return self
+
+
+class Validation(Section):
+    """Limits of the validation tests for one tag; None switches a test off. Spans are in `unit` of the tag."""
+
+    fail_span: Span | None = None  # None: by kind
+    suspect_span: Span | None = None
+    zscore_limit: Positive | None = 3.0
+    zscore_window: int = Field(100, ge=2, le=100)
+    zscore_min: int = Field(10, ge=2, le=100)
+    spike_percent: Positive | None = 20.0
+    rate_suspect_per_s: Positive | None = None
+    rate_fail_per_s: Positive | None = None
+    flat_tolerance: Positive | None = None
+    flat_suspect_s: Positive | None = None
+    flat_fail_s: Positive | None = None
+    gap_factor: Positive | None = None  # needs the tag's interval_s
+    ahead_limit_s: Positive | None = 600.0
+    behind_limit_s: Positive | None = None
+    restart_after: int = Field(5, ge=2, le=100)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name in ("fail_span", "suspect_span"):
+            span = getattr(self, name)
+            if span is not None and not span[0] < span[1]:
+                raise ValueError(f"{name} = {list(span)}: the first must be less than the second")
+        fail, suspect = self.fail_span, self.suspect_span
+        if fail and suspect and not (fail[0] <= suspect[0] and suspect[1] <= fail[1]):
+            raise ValueError(f"suspect_span = {list(suspect)} must lie inside fail_span = {list(fail)}")
+        return self
+
+
+class Estimation(Section):
+    """Noise and tests of the Kalman filter of one tag. Variances in unit², times in s."""
+
+    process_noise: Positive = 0.01
+    measurement_noise: Positive = 0.5
+    noise_model: Literal["identity", "white_acceleration"] = "identity"
+    suspect_factor: float = Field(10.0, ge=1)  # measurement noise of a suspect reading, times
+    initial_variance: Positive = 1.0
+    gate_nis: Positive | None = 25.0  # a reading beyond this does not move the state
+    gate_limit: int = Field(5, ge=1, le=1000)  # so many in a row restart the filter
+    nis_window: int = Field(50, ge=5, le=1000)
+    nis_confidence: float = Field(0.99, gt=0.5, lt=1)
+    drift_delta: Positive | None = None  # Page-Hinkley on the normalised innovation
+    drift_threshold: Positive | None = None
+
+
+class Tag(Section):
+    """Everything about the tags that match a pattern `asset/tag`."""
+
+    kind: Literal["temperature", "pressure", "flow_rate", "ph", "other"] | None = None  # None: by the tag's name
+    unit: str | None = None  # None: as the reading says
+    interval_s: Positive | None = None  # expected (MQTT), sampling or reading (OPC UA) interval
+    deadband: Positive | None = None  # edge reduction, in the unit: drop changes not greater than this
+    swinging_door: Positive | None = None  # edge reduction, in the unit: largest deviation of the compressed trend
+    validation: Validation = Validation()
+    estimation: Estimation = Estimation()
+
+
+class Asset(Section):
+    """The model of the assets that match a pattern, and its parameters."""
+
+    model: Literal["batch_reactor", "cstr", "none"] = "batch_reactor"
+    parameters: dict[str, float] = {}
+    inputs: dict[str, str] = {}  # model input → tag, where the names differ
+    horizon_s: Positive = 60.0
+
+
+class Twin(Section):
+    """The twin stage."""
+
+    windows_s: tuple[Positive, ...] = ()  # e.g. [1, 60, 3600]: aggregates per tag by event time
+    quality_window: int = Field(300, ge=10, le=10_000)  # samples in rolling RMSE, MAE, R²
+
+
+class Agents(Section):
+    """How stages run."""
+
+    checkpoint_s: float = Field(1.0, ge=0.05, le=60)
+    checkpoint_frames: int = Field(2000, ge=1, le=100_000)
+    session_timeout_s: float = Field(6.0, ge=3, le=60)
+    watchdog_s: float = Field(60.0, ge=5, le=3600)
+
+
+class Sink(Section):
+    """How the sink writes."""
+
+    batch_frames: int = Field(1000, ge=1, le=100_000)
+    batch_lines: int = Field(20_000, ge=1, le=200_000)
+    within_s: float = Field(0.03, ge=0.005, le=5)
+    timeout_s: Positive = 30.0
+
+
+class Plant(Section):
+    """The whole file."""
+
+    kafka: Kafka = Kafka()
+    influxdb: Influxdb = Influxdb()
+    mqtt: tuple[Mqtt, ...] = (Mqtt(),)
+    opcua: tuple[Opcua, ...] = (Opcua(),)
+    agents: Agents = Agents()
+    sink: Sink = Sink()
+    twin: Twin = Twin()
+    #: Patterns (`*`, `?`) over asset ids, and over `asset/tag`. All that match apply, later ones win key by key.
+    assets: dict[str, dict[str, Any]] = {}
+    tags: dict[str, dict[str, Any]] = {}
+
+    _tags: dict[tuple[str, str], Tag] = PrivateAttr(default_factory=dict)
+    _assets: dict[str, Asset] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        ids = [c.id for c in (*self.mqtt, *self.opcua)]
+        twice = sorted({i for i in ids if ids.count(i) > 1})
+        if twice:
+            raise ValueError(f"connector id {twice[0]!r} is used twice; every connector needs its own")
+        return self
+
+    def tag(self, asset: str, tag: str) -> Tag:
+        """Settings of one tag: all matching patterns of `[tags]`, merged."""
+        found = self._tags.get((asset, tag))
+        if found is None:
+            found = Tag.model_validate(_merged(self.tags, f"{asset}/{tag}"))
+            self._tags[asset, tag] = found
+        return found
+
+    def asset(self, asset: str) -> Asset:
+        """Settings of one asset: all matching patterns of `[assets]`, merged."""
+        found = self._assets.get(asset)
+        if found is None:
+            found = Asset.model_validate(_merged(self.assets, asset))
+            self._assets[asset] = found
+        return found
+
+    @cached_property
+    def tag_patterns(self) -> tuple[str, ...]:
+        """Patterns of `[tags]` in the order of the file."""
+        return tuple(self.tags)
+
+
+def _merged(patterns: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for pattern, values in patterns.items():
+        if fnmatchcase(name, pattern):
+            _merge_into(merged, values)
+    return merged
+
+
+def _merge_into(target: dict[str, Any], values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            inner = target[key] = dict(target.get(key, {}))
+            _merge_into(inner, value)
+        else:
+            target[key] = value

@@ -1,0 +1,72 @@
+"""Reads `plant.toml` and reports every problem at once: file, key, value and what is allowed."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from runtime.config import Asset, Plant, Tag
+
+
+class ConfigurationError(ValueError):
+    """The configuration cannot be used. `problems` has one line for each thing that is wrong."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def load(path: Path | None) -> Plant:
+    """The checked configuration; the defaults where `path` is None. Raises ConfigurationError."""
+    if path is None:
+        return Plant()
+    try:
+        text = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigurationError([f"{path}: cannot be read ({error.strerror})"]) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError([f"{path}: is not valid TOML ({error})"]) from error
+    problems = _problems(path, Plant, text, ())
+    for table, model in (("tags", Tag), ("assets", Asset)):
+        patterns = text.get(table, {})
+        for pattern, values in patterns.items() if isinstance(patterns, dict) else ():
+            problems += _problems(path, model, values, (table, pattern))
+    if problems:
+        raise ConfigurationError(problems)
+    return Plant.model_validate(text)
+
+
+def _problems(path: Path, model: type[BaseModel], values: Any, where: tuple[str, ...]) -> list[str]:
+    try:
+        model.model_validate(values)
+    except ValidationError as error:
+        return [_sentence(path, model, where, e) for e in error.errors(include_url=False)]
+    return []
+
+
+def _sentence(path: Path, model: type[BaseModel], where: tuple[str, ...], error: Any) -> str:
+    location = (*where, *error["loc"])
+    key = ".".join(f'"{part}"' if "/" in str(part) or "*" in str(part) else str(part) for part in location)
+    if error["type"] == "extra_forbidden":
+        known = ", ".join(_keys_at(model, error["loc"][:-1]))
+        return f"{path}: {key}: unknown key, allowed are {known}"
+    value = "" if error["type"] == "missing" or isinstance(error["input"], dict) else f" = {error['input']!r}"
+    return f"{path}: {key}{value}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def _keys_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    """Names of the keys allowed at a place, by walking the model's schema."""
+    schema = model.model_json_schema()
+    here = schema
+    for part in location:
+        here = _resolve(schema, here["items"] if isinstance(part, int) else here["properties"][part])
+    return list(here.get("properties", {}))
+
+
+def _resolve(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    for option in (node, *node.get("anyOf", ()), *node.get("allOf", ())):
+        if "$ref" in option:
+            found: dict[str, Any] = schema["$defs"][option["$ref"].rsplit("/", 1)[1]]
+            return found
+    return node

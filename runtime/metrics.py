@@ -1,0 +1,32 @@
+"""Metrics of this process, in Prometheus's text format over HTTP on loopback.
+
+The names are shared by all processes so that `twin status` and a dashboard can read any of them alike.
+"""
+
+import os
+
+from prometheus_client import Counter, Gauge, start_http_server
+
+FRAMES = Counter("twin_frames", "frames completed (confirmed by the next hop)")
+READINGS = Counter("twin_readings", "readings completed (confirmed by the next hop)")
+REJECTED = Counter("twin_rejected", "things sent to the topic of rejected records")
+REPEATED = Counter("twin_repeated", "repeated readings or frames that were dropped")
+LOST_FRAMES = Counter("twin_lost_frames", "holes seen in the sequence numbers of frames")
+GAPS = Counter("twin_gaps", "gap frames written")
+RETRIES = Counter("twin_retries", "attempts repeated because a dependency did not answer", ["dependency"])
+HEALTHY = Gauge("twin_healthy", "1 while the process makes progress or has nothing to do")
+CONNECTED = Gauge("twin_connected", "1 while connected to the field or database", ["peer"])
+LAG_FRAMES = Gauge("twin_lag_frames", "frames waiting in the assigned partitions of the input topic")
+LAST_READING_TIME = Gauge(
+    "twin_last_reading_time_seconds", "arrival time of the newest reading completed, s since 1970"
+)
+
+
+def serve() -> None:
+    """Serve metrics on 127.0.0.1 at TWIN_METRICS_PORT; not at all where that is not set.
+
+    TWIN_METRICS_HOST changes the address, for a container whose health is probed from outside.
+    """
+    port = os.environ.get("TWIN_METRICS_PORT")
+    if port:
+        start_http_server(int(port), os.environ.get("TWIN_METRICS_HOST", "127.0.0.1"))
