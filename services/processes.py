@@ -1,0 +1,149 @@
+"""Start, recognise and stop operating system processes; knows nothing about what they run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from services.errors import ServiceError
+
+_TETHER = Path(__file__).with_name("tether.py")
+# The signal at the parent's death is bound to the *thread* that started the child, so one thread that lives as
+# long as we do starts them all.
+_SPAWNER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
+# Below the range from which systems take ports for outgoing connections: a client that keeps connecting to the
+# port of a stopped service could otherwise be given that very port, connect to itself and block the restart.
+_PORTS = range(15_000, 32_000)
+CREATE_TIME_TOLERANCE_S = 0.5
+
+
+def free_port() -> int:
+    """Return a TCP port on loopback that nothing listens on at this moment."""
+    for _ in range(200):
+        port = random.choice(_PORTS)
+        if port_is_free(port):
+            return port
+    raise ServiceError(f"no free TCP port found between {_PORTS.start} and {_PORTS.stop}")
+
+
+def port_is_free(port: int) -> bool:
+    """Return whether a server could listen on this loopback port now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def spawn(
+    argv: Sequence[str],
+    *,
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    death_signal: signal.Signals = signal.SIGTERM,
+) -> subprocess.Popen[bytes]:
+    """Start a program in a session of its own, with its output appended to `log`.
+
+    `env` is added to our own environment. The program gets `death_signal` when this process dies. Raises
+    ServiceError when the program does not exist.
+    """
+    if not Path(argv[0]).is_absolute() and _which(argv[0], env) is None:
+        raise ServiceError(f"cannot start {argv[0]}: no such program")
+    tethered = [sys.executable, "-IS", str(_TETHER), str(int(death_signal)), str(os.getpid()), *argv]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    full_env = {**os.environ, **(env or {})}
+
+    def start() -> subprocess.Popen[bytes]:
+        with log.open("ab") as out:
+            return subprocess.Popen(
+                tethered,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                cwd=cwd,
+                env=full_env,
+                start_new_session=True,
+            )
+
+    return _SPAWNER.submit(start).result()
+
+
+def _which(program: str, env: Mapping[str, str] | None) -> str | None:
+    return shutil.which(program, path=(env or {}).get("PATH"))
+
+
+def stop(process: subprocess.Popen[bytes], timeout_s: float) -> int:
+    """End a child: SIGTERM, and SIGKILL when it is still there after `timeout_s` seconds. Returns its exit code."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        # A stopped process (SIGSTOP) would never see the signal.
+        process.send_signal(signal.SIGCONT)
+    try:
+        return process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+@dataclass(frozen=True)
+class ProcessId:
+    """A process as it can be found again later: pids are reused, a pid with its start time is not."""
+
+    pid: int
+    create_time_s: float
+
+    @classmethod
+    def of(cls, pid: int) -> ProcessId | None:
+        """Return the identity of a running process, None when there is none of that pid."""
+        with contextlib.suppress(psutil.Error):
+            return cls(pid, psutil.Process(pid).create_time())
+        return None
+
+    def find(self) -> psutil.Process | None:
+        """Return the process when it still runs; None when it is gone, a zombie, or the pid is another's now."""
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.create_time_s) < CREATE_TIME_TOLERANCE_S
+            if same and process.status() != psutil.STATUS_ZOMBIE:
+                return process
+        return None
+
+    def stop(self, timeout_s: float) -> bool:
+        """End it by SIGTERM, then SIGKILL after `timeout_s` seconds. Returns whether it ended by itself."""
+        process = self.find()
+        if process is None:
+            return True
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+            process.resume()
+        if self.wait_gone(timeout_s):
+            return True
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+        self.wait_gone(timeout_s)
+        return False
+
+    def wait_gone(self, timeout_s: float) -> bool:
+        """Wait until it is gone, at most `timeout_s` seconds. Returns whether it is."""
+        deadline = time.monotonic() + timeout_s
+        while self.find() is not None:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return True
