@@ -299,7 +299,7 @@ class Plant(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        ids = [c.id for c in (*self.mqtt, *self.opcua)]
+        ids = [m.id for m in self.mqtt] + [o.id for o in self.opcua]
         twice = sorted({i for i in ids if ids.count(i) > 1})
         if twice:
             raise ValueError(f"connector id {twice[0]!r} is used twice; every connector needs its own")

@@ -1,0 +1,50 @@
+.DEFAULT_GOAL := help
+TWIN := .venv/bin/twin
+PYTHON ?= python3
+SECONDS ?=
+REPORT ?=
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/.installed ## install everything into .venv
+
+.venv/.installed: requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: install Python 3.11 or newer"; exit 1; }
+	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python {sys.version.split()[0]} found, 3.11 or newer is needed"'
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+services: setup ## fetch and build Kafka, InfluxDB and mosquitto into the user's cache
+	.venv/bin/python -m services install
+
+check: setup ## formatting, lint, types
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+test: check services ## everything that proves the project, on real services
+	.venv/bin/python -m pytest
+
+demo: services ## the main job, live; SECONDS=60 REPORT=demo.json stops, audits and reports
+	$(TWIN) demo $(if $(SECONDS),--seconds $(SECONDS)) $(if $(REPORT),--report $(REPORT))
+
+up: services ## start services, connectors and agents on this machine
+	$(TWIN) up
+
+status: setup ## show each process with lag and rate
+	$(TWIN) status
+
+down: setup ## stop what `make up` started
+	$(TWIN) down
+
+lock: setup ## renew requirements.lock from pyproject.toml
+	.venv/bin/uv pip compile --python-version 3.11 --universal --generate-hashes --no-emit-index-url \
+		--no-emit-find-links --extra dev --quiet pyproject.toml --output-file requirements.lock
+
+clean: ## remove what setup and tests made in this folder
+	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+
+.PHONY: help setup services check test demo up status down lock clean
