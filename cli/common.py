@@ -1,0 +1,62 @@
+"""What all commands share: the configuration option, and errors that end a command in one clear line each."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from runtime import exit_codes
+from runtime.config import Plant
+from runtime.load import ConfigurationError, load
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", envvar="TWIN_CONFIG", help="Configuration; ./plant.toml where that exists."),
+]
+RunDirOption = Annotated[
+    Path,
+    typer.Option("--run-dir", envvar="TWIN_RUN_DIR", help="Data, logs and state of what runs on this machine."),
+]
+DEFAULT_RUN_DIR = Path(".twin")
+
+out = Console()
+err = Console(stderr=True)
+
+
+def config_path(path: Path | None) -> Path | None:
+    """The configuration file to use, or None for the defaults."""
+    default = Path("plant.toml")
+    return path or (default if default.exists() else None)
+
+
+def configuration(path: Path | None) -> Plant:
+    """The checked configuration; prints every problem and leaves with EX_CONFIG where there is one."""
+    try:
+        return load(config_path(path))
+    except ConfigurationError as error:
+        for problem in error.problems:
+            err.print(problem, style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(exit_codes.BAD_CONFIGURATION) from error
+
+
+@contextmanager
+def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
+    """Turn expected errors into one red line and exit code 1."""
+    try:
+        yield
+    except kinds as error:
+        err.print(str(error), style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(exit_codes.FAILED) from error
+
+
+def use_environment_of(run_dir: Path) -> None:
+    """Take addresses of services that `twin up` started from its run directory, where the environment has none."""
+    file = run_dir / "env"
+    if file.exists():
+        for line in file.read_text("utf-8").splitlines():
+            key, _, value = line.partition("=")
+            os.environ.setdefault(key, value)

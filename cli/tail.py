@@ -1,0 +1,82 @@
+"""`twin tail`: any topic, decoded, one JSON object per line, without touching any consumer group."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
+
+from runtime.config import Kafka
+from runtime.kafka import client_settings
+from schemas.codec import DecodeError, decode
+from schemas.topics import TOPICS
+
+#: A changelog row is the position it was written at (8 bytes), then the record.
+POSITION_BYTES = 8
+
+
+class NoSuchTopic(ValueError):
+    """A name that is not in the table of topics, or a topic that is not there yet."""
+
+
+def tail(kafka: Kafka, name: str, asset: str | None, from_start: bool, follow_s: float | None) -> Iterator[str]:
+    """Lines of JSON for the topic's records, until `follow_s` seconds passed (None: for ever)."""
+    topic = next((t for t in TOPICS if name in (t.name, t.full_name(kafka.prefix))), None)
+    if topic is None:
+        raise NoSuchTopic(f"topic {name!r} is unknown, allowed are {', '.join(t.name for t in TOPICS)}")
+    consumer = Consumer({**client_settings(kafka), "group.id": "twin-tail", "enable.auto.commit": False})
+    full_name = topic.full_name(kafka.prefix)
+    partitions = consumer.list_topics(full_name, timeout=10).topics[full_name].partitions
+    if not partitions:
+        raise NoSuchTopic(f"topic {full_name} does not exist on {kafka.address}; `twin topics create` makes it")
+    consumer.assign([TopicPartition(full_name, p, _start(consumer, full_name, p, from_start)) for p in partitions])
+    end = None if follow_s is None else time.monotonic() + follow_s
+    skip = POSITION_BYTES if topic.retention_ms is None else 0
+    try:
+        while end is None or time.monotonic() < end:
+            message = consumer.poll(0.2)
+            if message is None or (asset is not None and message.key() != asset.encode()):
+                continue
+            if message.error():
+                raise KafkaException(message.error())
+            yield json.dumps(described(message, skip), ensure_ascii=False)
+    finally:
+        consumer.close()
+
+
+def _start(consumer: Consumer, topic: str, partition: int, from_start: bool) -> int:
+    if from_start:
+        return int(OFFSET_BEGINNING)
+    # A fixed offset rather than "end": what is written while the consumer still connects is shown too.
+    return int(consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)[1])
+
+
+def described(message: Message, skip: int) -> dict[str, Any]:
+    """Where a record was and what it says; bytes that do not decode are shown with the reason."""
+    value = message.value() or b""
+    place = {"partition": message.partition(), "offset": message.offset()}
+    try:
+        record = decode(value[skip:])
+    except DecodeError as error:
+        return {**place, "undecodable": str(error), "bytes": value[:64].hex()}
+    return {**place, "type": type(record).__name__, **{f.name: plain(getattr(record, f.name)) for f in fields(record)}}
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it: columns as lists, NaN and infinities as text, bytes as text or hex."""
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, float) and not np.isfinite(value):
+        return str(value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8") if value.isascii() else value.hex()
+    if isinstance(value, dict):
+        return {"/".join(map(str, k)) if isinstance(k, tuple) else str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "__dataclass_fields__"):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    return value

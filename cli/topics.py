@@ -1,0 +1,45 @@
+"""`twin topics`: the table of topics, made and shown."""
+
+import typer
+from confluent_kafka import KafkaException
+from rich.table import Table
+
+from cli.common import (
+    DEFAULT_RUN_DIR,
+    ConfigOption,
+    RunDirOption,
+    configuration,
+    one_line_errors,
+    out,
+    use_environment_of,
+)
+from runtime.kafka import TopicMismatch, check_topics, create_topics
+from schemas.topics import DAY_MS, TOPICS
+
+app = typer.Typer(help="Make and show the topics.", no_args_is_help=True)
+
+
+@app.command()
+def create(config: ConfigOption = None, run_dir: RunDirOption = DEFAULT_RUN_DIR) -> None:
+    """Create the topics that are missing; an error where one has another number of partitions."""
+    use_environment_of(run_dir)
+    kafka = configuration(config).kafka
+    with one_line_errors(TopicMismatch, KafkaException):
+        made = create_topics(kafka)
+    out.print(f"{len(made)} topics created, {len(TOPICS) - len(made)} were there ({kafka.address})", highlight=False)
+
+
+@app.command("list")
+def show(config: ConfigOption = None, run_dir: RunDirOption = DEFAULT_RUN_DIR) -> None:
+    """Show the table of topics, and which of them exist."""
+    use_environment_of(run_dir)
+    kafka = configuration(config).kafka
+    with one_line_errors(TopicMismatch, KafkaException):
+        existing = check_topics(kafka)
+    table = Table("topic", "record", "kept", "written by", "read by", "exists")
+    for topic in TOPICS:
+        name = topic.full_name(kafka.prefix)
+        kept = "compacted" if topic.retention_ms is None else f"{topic.retention_ms // DAY_MS} d"
+        there = "yes" if name in existing else "no"
+        table.add_row(name, topic.record.schema, kept, ", ".join(topic.writers), ", ".join(topic.readers), there)
+    out.print(table)
