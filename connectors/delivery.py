@@ -1,0 +1,166 @@
+"""The one place where a connector hands over to Kafka; a disk spool will go here and nowhere else.
+
+A frame counts as delivered only when the delivery callback says `err is None` (idempotent producer, acks=all, no
+time limit), and `on_confirmed` runs only then, so whoever acknowledges the field in it never loses a reading. While
+Kafka is away frames wait in the producer's bounded queue; when that is full, `send` blocks, and the caller's field
+protocol has to hold the rest. What Kafka refuses for good ends the process: nothing was acknowledged, so the
+next process gets it again. May not know MQTT or OPC UA.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from connectors.health import Health
+from runtime.config import Kafka
+from runtime.exit_codes import RESTART_ME
+from runtime.kafka import client_settings
+from runtime.metrics import FRAMES, GAPS, LAST_READING_TIME, READINGS, REJECTED
+from schemas.codec import encode
+from schemas.frames import Frame
+from schemas.records import Rejected
+from schemas.topics import MAX_RECORD_BYTES
+from schemas.topics import RAW as RAW_TOPIC
+from schemas.topics import REJECTED as REJECTED_TOPIC
+
+log = logging.getLogger(__name__)
+
+PART = "kafka"
+QUEUE_KBYTES = 128 * 1024
+POLL_S = 0.1
+SILENCE_S = 10.0  # unconfirmed for so long is unhealthy, even where librdkafka reports no error
+
+
+class Delivery:
+    """Producer of one connector process. `stage` names the connector in log lines ("connector.mqtt").
+
+    `send` and `reject` may be called from one thread; callbacks run in the poll thread and must be quick.
+    """
+
+    def __init__(self, kafka: Kafka, stage: str, health: Health | None = None) -> None:
+        self.stage = stage
+        self._health = health or Health()
+        self._raw = RAW_TOPIC.full_name(kafka.prefix)
+        self._rejected = REJECTED_TOPIC.full_name(kafka.prefix)
+        self._producer = Producer(_settings(kafka, self._on_error))
+        self._changed = threading.Condition()
+        self._unconfirmed = 0
+        self._progress_s = time.monotonic()  # the last confirmation, or when waiting began
+        self._stopping = False
+        self._thread = threading.Thread(target=self._poll, name="kafka-poll", daemon=True)
+        self._thread.start()
+
+    @property
+    def unconfirmed(self) -> int:
+        """How many records Kafka has not confirmed yet."""
+        return self._unconfirmed
+
+    def send(self, frame: Frame, on_confirmed: Callable[[], None]) -> None:
+        """Hand over a frame. Blocks while the producer's queue is full: that is the back-pressure."""
+
+        def confirmed() -> None:
+            FRAMES.inc()
+            if len(frame):
+                READINGS.inc(len(frame))
+                LAST_READING_TIME.set(int(frame.arrival_time_ns[-1]) / 1e9)
+            if frame.gap is not None:
+                GAPS.inc()
+            on_confirmed()
+
+        self._produce(self._raw, frame.asset, encode(frame), confirmed)
+
+    def reject(self, rejected: Rejected, on_confirmed: Callable[[], None]) -> None:
+        """Hand over something that could not be used. Blocks like `send`."""
+
+        def confirmed() -> None:
+            REJECTED.inc()
+            on_confirmed()
+
+        self._produce(self._rejected, rejected.asset, encode(rejected), confirmed)
+
+    def close(self, timeout_s: float) -> bool:
+        """Wait for what is on its way, then stop. False: something is unconfirmed, so the field will send it again."""
+        with self._changed:
+            everything = self._changed.wait_for(lambda: self._unconfirmed == 0, timeout_s)
+            self._stopping = True
+        self._thread.join(2 * POLL_S + 1)
+        if not everything:
+            log.warning("%s: stopped with %d records unconfirmed by Kafka", self.stage, self._unconfirmed)
+        return everything
+
+    def _produce(self, topic: str, key: str, value: bytes, confirmed: Callable[[], None]) -> None:
+        def delivered(error: KafkaError | None, _message: Message) -> None:
+            self._delivered(error, topic, confirmed)
+
+        with self._changed:
+            if self._unconfirmed == 0:
+                self._progress_s = time.monotonic()
+            self._unconfirmed += 1
+        while True:
+            try:
+                self._producer.produce(topic, value, key.encode(), on_delivery=delivered)
+                return
+            except BufferError:
+                time.sleep(POLL_S / 10)  # the poll thread makes room
+            except KafkaException as error:
+                leave(f"{self.stage}: Kafka's client cannot take a record for {topic}: {error}")
+
+    def _delivered(self, error: KafkaError | None, topic: str, confirmed: Callable[[], None]) -> None:
+        if error is not None:
+            leave(f"{self.stage}: Kafka refused a record for {topic}: {error.str()} ({error.name()})")
+        confirmed()
+        self._health.well(PART)
+        with self._changed:
+            self._unconfirmed -= 1
+            self._progress_s = time.monotonic()
+            if self._unconfirmed == 0:
+                self._changed.notify_all()
+
+    def _poll(self) -> None:
+        try:
+            while not self._stopping:
+                self._producer.poll(POLL_S)
+                if self._unconfirmed and time.monotonic() - self._progress_s > SILENCE_S and not self._is_ill():
+                    self._health.ill(PART, f"no confirmation for {SILENCE_S:.0f} s")
+        except BaseException as error:  # a callback failed: what was confirmed is no longer known
+            log.exception("%s: the Kafka thread failed", self.stage)
+            leave(f"{self.stage}: the Kafka thread failed: {error!r}")
+
+    def _is_ill(self) -> bool:
+        return bool(self._health.reason(PART))
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.fatal():
+            leave(f"{self.stage}: Kafka's client ended: {error.str()} ({error.name()})")
+        if error.code() != KafkaError._TRANSPORT or not self._is_ill():
+            self._health.ill(PART, f"{error.str()} ({error.name()})")
+
+
+def leave(reason: str) -> NoReturn:
+    """End this process at once without acknowledging anything, so that a supervisor starts the next one."""
+    log.critical("%s; leaving without acknowledging, start me again", reason)
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+    os._exit(RESTART_ME)
+
+
+def _settings(kafka: Kafka, on_error: Callable[[KafkaError], None]) -> dict[str, Any]:
+    return {
+        **client_settings(kafka),
+        "enable.idempotence": True,
+        "acks": "all",
+        "message.timeout.ms": 0,  # the default drops after 5 min
+        "partitioner": "murmur2_random",  # the same as Java's and aiokafka's
+        "message.max.bytes": MAX_RECORD_BYTES,
+        "queue.buffering.max.kbytes": QUEUE_KBYTES,
+        "linger.ms": 5,
+        "compression.type": "lz4",
+        "socket.nagle.disable": True,
+        "log.connection.close": False,
+        "error_cb": on_error,
+    }
