@@ -27,14 +27,17 @@ _SPAWNER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
 # Below the range from which systems take ports for outgoing connections: a client that keeps connecting to the
 # port of a stopped service could otherwise be given that very port, connect to itself and block the restart.
 _PORTS = range(15_000, 32_000)
+_given_out: set[int] = set()
 CREATE_TIME_TOLERANCE_S = 0.5
+KILL_TIMEOUT_S = 5.0
 
 
 def free_port() -> int:
-    """Return a TCP port on loopback that nothing listens on at this moment."""
+    """Return a TCP port on loopback that nothing listens on at this moment, never the same one twice."""
     for _ in range(200):
         port = random.choice(_PORTS)
-        if port_is_free(port):
+        if port not in _given_out and port_is_free(port):
+            _given_out.add(port)
             return port
     raise ServiceError(f"no free TCP port found between {_PORTS.start} and {_PORTS.stop}")
 
@@ -63,7 +66,7 @@ def spawn(
     `env` is added to our own environment. The program gets `death_signal` when this process dies. Raises
     ServiceError when the program does not exist.
     """
-    if not Path(argv[0]).is_absolute() and _which(argv[0], env) is None:
+    if shutil.which(argv[0], path=(env or {}).get("PATH")) is None:
         raise ServiceError(f"cannot start {argv[0]}: no such program")
     tethered = [sys.executable, "-IS", str(_TETHER), str(int(death_signal)), str(os.getpid()), *argv]
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -82,10 +85,6 @@ def spawn(
             )
 
     return _SPAWNER.submit(start).result()
-
-
-def _which(program: str, env: Mapping[str, str] | None) -> str | None:
-    return shutil.which(program, path=(env or {}).get("PATH"))
 
 
 def stop(process: subprocess.Popen[bytes], timeout_s: float) -> int:
@@ -136,7 +135,7 @@ class ProcessId:
             return True
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-        self.wait_gone(timeout_s)
+        self.wait_gone(KILL_TIMEOUT_S)
         return False
 
     def wait_gone(self, timeout_s: float) -> bool:

@@ -60,14 +60,15 @@ class Service(ABC):
         """The exit code of a process that ended by itself, None while it runs or before it was started."""
         return None if self._process is None else self._process.poll()
 
-    def start(self) -> None:
-        """Start the process and return at once. Raises ServiceError when its port is taken."""
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start the process and return it, ready or not. Raises ServiceError when its port is taken."""
         if self._process is not None and self._process.poll() is None:
             raise ServiceError(f"{self.name} runs already with pid {self._process.pid}")
         if not port_is_free(self.port):
             raise ServiceError(f"{self.name}: port {self.port} is used by another program")
         self.directory.mkdir(parents=True, exist_ok=True)
         self._process = processes.spawn(self.prepare(), log=self.log, env=self.environment_for_process())
+        return self._process
 
     def wait_ready(self, timeout_s: float = 60.0) -> None:
         """Wait until the service answers. Raises ServiceError with the end of its log when it does not."""
