@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from runtime.config import Plant
-from schemas.records import Rejected
+from schemas.records import Alert, Rejected
 from schemas.topics import Topic
 
 
@@ -47,6 +47,11 @@ def run_tableless(
 
 async def reject(rejected: Rejected) -> None:
     """Send to the topic of rejected records; returns when Kafka has it. Only inside `handle`."""
+    raise NotImplementedError
+
+
+async def alert(alert: Alert) -> None:
+    """Send to the topic of alerts; returns when Kafka has it. Only inside `handle` (the sink cannot reach InfluxDB)."""
     raise NotImplementedError
 
 

@@ -1,0 +1,166 @@
+"""Writes line protocol to InfluxDB 2 and comes back only when every line is stored or known to be unwanted.
+
+What InfluxDB answers decides what happens:
+
+| answer                                | done                                                                     |
+|---------------------------------------|--------------------------------------------------------------------------|
+| 204                                   | stored                                                                   |
+| 400, 413, 422                         | the lines are halved until the unwanted ones stand alone; they are given |
+|                                       | back with InfluxDB's reason, the others are stored                       |
+| 401, 403, 404                         | tried again for ever, 1 s doubling to 30 s; `on_refused` is told once    |
+|                                       | per episode                                                              |
+| everything else, time-out, broken     | tried again for ever, 0.1 s doubling to 30 s, or as Retry-After says (up |
+| connection                            | to 300 s)                                                                |
+
+Writing the same lines again leaves the same points, so every repetition is safe. Rule: knows lines, not records.
+"""
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import NamedTuple
+
+import aiohttp
+import orjson
+
+from runtime import metrics
+from runtime.config import Influxdb
+
+log = logging.getLogger(__name__)
+
+FIRST_DELAY_S = 0.1
+FIRST_DELAY_REFUSED_S = 1.0
+LONGEST_DELAY_S = 30.0
+LONGEST_RETRY_AFTER_S = 300.0
+PEER = "influxdb"
+_UNWANTED = frozenset({400, 413, 422})
+_REFUSED = frozenset({401, 403, 404})
+_REASON_CHARACTERS = 300
+
+
+class Unwanted(NamedTuple):
+    """A line that InfluxDB does not take. `line`: its place in the lines given."""
+
+    line: int
+    reason: str
+
+
+class InfluxWriter:
+    """A client of InfluxDB that stores lines.
+
+    `on_refused(sentence)` is awaited at the first answer of an episode that says the token, organisation or bucket is
+    wrong; an episode ends when InfluxDB takes lines again.
+    """
+
+    def __init__(self, influxdb: Influxdb, timeout_s: float, on_refused: Callable[[str], Awaitable[None]]) -> None:
+        self._url = f"{influxdb.address.rstrip('/')}/api/v2/write"
+        self._query = {"org": influxdb.organisation, "bucket": influxdb.bucket_name, "precision": "ns"}
+        self._headers = {"Authorization": f"Token {influxdb.token}", "Content-Type": "text/plain; charset=utf-8"}
+        self._ca_file = influxdb.ca_file
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._on_refused = on_refused
+        self._trouble: int | None = None  # status of the last attempt that failed, None while all is well
+        self._told = False
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._session is not None:
+            await self._session.close()
+
+    def _connected(self) -> aiohttp.ClientSession:
+        """The session, made at first use: aiohttp binds it to the running event loop."""
+        if self._session is None:
+            secure = True if self._ca_file is None else ssl.create_default_context(cafile=str(self._ca_file))
+            self._session = aiohttp.ClientSession(
+                headers=self._headers, timeout=self._timeout, connector=aiohttp.TCPConnector(ssl=secure)
+            )
+        return self._session
+
+    async def write(self, lines: list[str]) -> list[Unwanted]:
+        """Store all lines; return those that InfluxDB does not want. Waits as long as it takes."""
+        unwanted: list[Unwanted] = []
+        todo = [(0, len(lines))] if lines else []
+        while todo:
+            start, stop = todo.pop()
+            reason = await self._stored("\n".join(lines[start:stop]).encode())
+            if reason is None:
+                continue
+            if stop - start == 1:
+                unwanted.append(Unwanted(start, reason))
+                continue
+            middle = (start + stop) // 2
+            todo += [(middle, stop), (start, middle)]
+        return unwanted
+
+    async def _stored(self, body: bytes) -> str | None:
+        """None when InfluxDB has stored the body, else why it never will."""
+        attempt = 0
+        while True:
+            status, text, retry_after_s = await self._post(body)
+            if 200 <= status < 300 or status in _UNWANTED:
+                self._answered()
+                return None if status < 300 else f"InfluxDB {status}: {text}"
+            refused = status in _REFUSED
+            first_s = FIRST_DELAY_REFUSED_S if refused else FIRST_DELAY_S
+            wait_s = min(first_s * 2 ** min(attempt, 20), LONGEST_DELAY_S)
+            if retry_after_s:
+                wait_s = min(retry_after_s, LONGEST_RETRY_AFTER_S)
+            await self._failed(status, text, wait_s, refused)
+            await asyncio.sleep(wait_s)
+            attempt += 1
+
+    async def _post(self, body: bytes) -> tuple[int, str, float | None]:
+        """(status, message, Retry-After in s); status 0 where no answer came."""
+        try:
+            async with self._connected().post(self._url, params=self._query, data=body) as answer:
+                text = _message(await answer.read())
+                return answer.status, text, _retry_after_s(answer.headers.get("Retry-After"))
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            return 0, f"{type(error).__name__}: {error}", None
+
+    def _answered(self) -> None:
+        if self._trouble is not None:
+            log.info("InfluxDB stores again")
+        self._trouble = None
+        self._told = False
+        metrics.CONNECTED.labels(PEER).set(1)
+
+    async def _failed(self, status: int, text: str, wait_s: float, refused: bool) -> None:
+        metrics.RETRIES.labels(PEER).inc()
+        metrics.CONNECTED.labels(PEER).set(0)
+        answer = f"status {status}" if status else "no answer"
+        sentence = f"InfluxDB does not store ({answer}): {text}"
+        if status != self._trouble:
+            log.warning("%s; trying again for ever, next in %g s", sentence, wait_s)
+        self._trouble = status
+        if refused and not self._told:
+            self._told = True
+            await self._on_refused(sentence)
+
+
+def _message(body: bytes) -> str:
+    """InfluxDB's message of an error, shortened."""
+    try:
+        text = str(orjson.loads(body)["message"])
+    except (ValueError, TypeError, KeyError):
+        text = body.decode("utf-8", "replace")
+    return text if len(text) <= _REASON_CHARACTERS else f"{text[:_REASON_CHARACTERS]}…"
+
+
+def _retry_after_s(header: str | None) -> float | None:
+    """Seconds to wait, from a number or an HTTP date (RFC 9110, 10.2.3); None where absent or not readable."""
+    if header is None:
+        return None
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(header) - datetime.fromtimestamp(time.time(), UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None

@@ -1,0 +1,221 @@
+"""The sink: estimates, twin states and alerts from Kafka into InfluxDB.
+
+A batch is acknowledged only after InfluxDB has answered for every line of it. What InfluxDB cannot store goes to the
+topic of rejected records, one reading at a time, and never holds up its neighbours. A database that does not answer
+holds up only this process.
+
+After its readings a frame gets a point of its own (`reactor_frame`) that says when InfluxDB confirmed them; it
+travels with the next lines, or half a second later when there are none. Rule: knows Kafka through `agents.stage` only.
+"""
+
+import asyncio
+import logging
+import time
+from bisect import bisect_right
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import orjson
+
+from agents import stage
+from agents.influx_writer import InfluxWriter, Unwanted
+from agents.line_protocol import UnstorableError, alert_line, frame_line, reading_lines, window_line
+from agents.stage import Received
+from agents.twin_lines import state_line
+from runtime import metrics
+from runtime.config import Plant
+from schemas.codec import DecodeError, decode
+from schemas.frames import EstimateFrame
+from schemas.records import Alert, Rejected, TwinState
+from schemas.topics import ALERTS, ESTIMATES, STATE
+
+log = logging.getLogger(__name__)
+
+NAME = "sink"
+SOURCES = (ESTIMATES, STATE, ALERTS)
+#: A request is sent when it has so many characters, however few lines they are (a text may be long).
+REQUEST_CHARACTERS = 16_000_000
+CONFIRMATIONS_WAIT_S = 0.5
+PATIENCE_S = 2.0
+
+#: The kind of alert for a token, organisation or bucket that InfluxDB refuses.
+UNAUTHORISED = "sink_unauthorised"
+
+Reject = Callable[[Rejected], Awaitable[None]]
+Warn = Callable[[Alert], Awaitable[None]]
+
+
+def run(plant: Plant) -> int:
+    """Store until SIGTERM or SIGINT; return the exit code."""
+    sink = Sink(plant, stage.reject, stage.alert)
+    return stage.run_tableless(plant, NAME, SOURCES, sink.handle, on_stop=sink.close)
+
+
+@dataclass(slots=True)
+class _Request:
+    """Lines of one request, and where each comes from: `starts[i]` is the first line of `origins[i]`."""
+
+    lines: list[str] = field(default_factory=list)
+    characters: int = 0
+    starts: list[int] = field(default_factory=list)
+    origins: list[Received | None] = field(default_factory=list)
+    frames: list[EstimateFrame] = field(default_factory=list)
+
+    def add(self, lines: Sequence[str], origin: Received | None) -> None:
+        """Append lines; `origin` None: our own, nobody's record."""
+        self.starts.append(len(self.lines))
+        self.origins.append(origin)
+        self.lines.extend(lines)
+        self.characters += sum(map(len, lines))
+
+    def origin(self, index: int) -> Received | None:
+        """The record that line `index` comes from."""
+        return self.origins[bisect_right(self.starts, index) - 1]
+
+
+class Sink:
+    """Turns batches of records into points.
+
+    `reject` is awaited for everything that cannot be stored, `warn` once when InfluxDB begins to refuse our token,
+    organisation or bucket.
+    """
+
+    def __init__(self, plant: Plant, reject: Reject, warn: Warn) -> None:
+        self._plant = plant
+        self._reject = reject
+        self._warn = warn
+        self._writer = InfluxWriter(plant.influxdb, plant.sink.timeout_s, self._on_refused)
+        self._confirmations: list[str] = []
+        self._later: asyncio.TimerHandle | None = None
+        self._late_write: asyncio.Task[None] | None = None
+
+    async def handle(self, batch: Sequence[Received]) -> None:
+        """Store a batch; returns when InfluxDB has all of it, or Kafka has it among the rejected."""
+        if self._later is not None:
+            self._later.cancel()
+        request, under_way = self._new_request(), asyncio.create_task(_nothing())
+        for received in batch:
+            await self._add(request, received)
+            if len(request.lines) >= self._plant.sink.batch_lines or request.characters >= REQUEST_CHARACTERS:
+                # One request at a time: of two states with one event time the later must win.
+                await _patiently(under_way)
+                under_way, request = asyncio.create_task(self._store(request)), self._new_request()
+            if not under_way.done():
+                await asyncio.sleep(0)  # the request makes its way while the next one is built
+        await _patiently(under_way)
+        await _patiently(asyncio.create_task(self._store(request)))
+        if self._confirmations:
+            self._later = asyncio.get_running_loop().call_later(CONFIRMATIONS_WAIT_S, self._write_late)
+
+    async def close(self) -> None:
+        """Write the last confirmations if InfluxDB takes them at once, and close the connection."""
+        if self._later is not None:
+            self._later.cancel()
+        try:
+            await asyncio.wait_for(self._writer.write(self._taken_confirmations()), PATIENCE_S)
+        except TimeoutError:
+            log.warning("the last times of storage were not written, InfluxDB does not answer; readings are complete")
+        await self._writer.close()
+
+    def _new_request(self) -> _Request:
+        request = _Request()
+        request.add(self._taken_confirmations(), None)
+        return request
+
+    def _taken_confirmations(self) -> list[str]:
+        taken, self._confirmations = self._confirmations, []
+        return taken
+
+    def _write_late(self) -> None:
+        self._late_write = asyncio.create_task(self._store(self._new_request()))
+
+    async def _add(self, request: _Request, received: Received) -> None:
+        try:
+            record = decode(received.value)
+            if isinstance(record, EstimateFrame):
+                await self._add_frame(request, received, record)
+            elif isinstance(record, TwinState):
+                request.add([state_line(record), *(window_line(record.asset, w) for w in record.windows)], received)
+            elif isinstance(record, Alert):
+                request.add([alert_line(record)], received)
+            else:
+                raise DecodeError(f"record is a {type(record).__name__}, the sink stores estimates, states and alerts")
+        except (DecodeError, UnstorableError) as error:
+            await self._refuse(received, str(error), received.value)
+
+    async def _add_frame(self, request: _Request, received: Received, frame: EstimateFrame) -> None:
+        lines, refused = reading_lines(frame)
+        for row, reason in refused:
+            await self._refuse(received, reason, _reading_json(frame, row), frame.tags[frame.tag[row]])
+        if lines:
+            request.add(lines, received)
+            request.frames.append(frame)
+
+    async def _refuse(self, received: Received, reason: str, payload: bytes, tag: str = "") -> None:
+        metrics.REJECTED.inc()
+        await self._reject(
+            Rejected(
+                stage=NAME,
+                reason=reason,
+                asset=received.key.decode("utf-8", "replace"),
+                tag=tag,
+                topic=received.topic.full_name(self._plant.kafka.prefix),
+                partition=received.partition,
+                offset=received.offset,
+                payload=payload,
+            )
+        )
+
+    async def _on_refused(self, sentence: str) -> None:
+        now_ns = time.time_ns()
+        await self._warn(Alert(asset=NAME, kind=UNAUTHORISED, severity="critical", time_ns=now_ns, message=sentence))
+
+    async def _store(self, request: _Request) -> None:
+        for unwanted in await self._writer.write(request.lines):
+            await self._refuse_line(request, unwanted)
+        stored_ns = time.time_ns()
+        for frame in request.frames:
+            self._confirm(frame, stored_ns)
+
+    async def _refuse_line(self, request: _Request, unwanted: Unwanted) -> None:
+        origin, line = request.origin(unwanted.line), request.lines[unwanted.line]
+        if origin is None:
+            log.error("InfluxDB does not take a time of storage: %s (%s)", unwanted.reason, line[:200])
+        else:
+            await self._refuse(origin, unwanted.reason, line.encode())
+
+    def _confirm(self, frame: EstimateFrame, stored_ns: int) -> None:
+        oldest_ns, newest_ns = int(frame.arrival_time_ns.min()), int(frame.arrival_time_ns.max())
+        metrics.FRAMES.inc()
+        metrics.READINGS.inc(len(frame))
+        metrics.STORED_AFTER.observe((stored_ns - oldest_ns) / 1e9)
+        metrics.LAST_READING_TIME.set(newest_ns / 1e9)
+        try:
+            self._confirmations.append(frame_line(frame, stored_ns))
+        except UnstorableError as error:
+            log.warning("no time of storage for a frame of %s: %s", frame.asset, error)
+
+
+async def _patiently(task: asyncio.Task[None]) -> None:
+    """Wait for a task however long it takes, and keep telling the watchdog that this is on purpose."""
+    while not task.done():
+        await asyncio.wait({task}, timeout=PATIENCE_S)
+        stage.heartbeat()
+    task.result()
+
+
+async def _nothing() -> None:
+    """The task before the first request."""
+
+
+def _reading_json(frame: EstimateFrame, row: int) -> bytes:
+    """One reading, readable, as the payload of a rejected record."""
+    index = int(frame.tag[row])
+    reading = {
+        "tag": frame.tags[index],
+        "unit": frame.units[index],
+        "source_time_ns": int(frame.source_time_ns[row]),
+        "value": float(frame.value[row]),
+        "text": frame.texts.get(row),
+    }
+    return orjson.dumps(reading)

@@ -1,0 +1,94 @@
+"""Line protocol of a twin state: one `reactor_twin` point per asset and event time.
+
+| field (units last)                                    | from                                                  |
+|-------------------------------------------------------|-------------------------------------------------------|
+| `temperature_degC`, `temperature_rate_degC_per_s`,    | a variable: value, rate, standard deviation, estimate |
+| `temperature_std_degC`, `temperature_residual_degC`,  | minus model, rolling errors of the model, age of its  |
+| `temperature_rmse_degC`, `temperature_mae_degC`,      | newest reading, and (int) its quality flag            |
+| `temperature_r2`, `temperature_age_s`,                |                                                       |
+| `temperature_flag`                                    |                                                       |
+| `model_conversion`, `model_temperature_degC`          | the model's own states                                |
+| `conversion_60s`, `temperature_60s_degC`              | the prediction at the horizon                         |
+| `newest_age_s`, `coverage`, `latency_ms`, `horizon_s` | quality of the synchronisation                        |
+| `connected` (int, 1 where every source is)            | the sources' connections                              |
+| `model` (string), `source` (string), `seq`, `epoch`,  | where the state comes from                            |
+| `readings` (int)                                      |                                                       |
+
+A number that is unknown or not finite is absent. Several states of one event time leave one point, the last. Rule: no
+I/O here.
+"""
+
+import re
+from functools import lru_cache
+from math import isfinite
+
+from agents.line_protocol import UnstorableError, checked_time, field_key, float_fields, tag_value, text_value
+from schemas.records import TwinState, Variable
+
+_UNIT_NAMES = {"%": "percent", "°C": "degC", "°F": "degF"}
+#: How a unit looks at the end of a name, so that the horizon can go before it.
+_UNIT_AT_END = re.compile(r"_((?:deg[CFR]|[kM]?Pa|bar|psi|K|W|kW|s|ms|min|h|m|mm|m2|m3|L|kg|g|mol|kmol|J|kJ|percent)"
+                          r"(?:_per_[A-Za-z0-9_]+)?)$")  # fmt: skip
+
+
+def state_line(state: TwinState) -> str:
+    """One point of `reactor_twin`. Raises UnstorableError."""
+    horizon = f"{state.horizon_s:g}s"
+    numbers: dict[str, float | None] = {
+        **{f"model_{name}": value for name, value in state.model_states.items()},
+        **{with_horizon(name, horizon): value for name, value in state.prediction.items()},
+        "horizon_s": state.horizon_s,
+        "newest_age_s": state.newest_age_s,
+        "coverage": state.coverage,
+        "latency_ms": state.latency_ms,
+    }
+    fields = [
+        f"reactor_twin,reactor_id={tag_value(state.asset)} model={text_value(state.model)}",
+        f",source={text_value(state.source)},epoch={state.epoch}i,seq={state.seq}i,readings={state.readings}i",
+        f",connected={int(all(state.connections.values()))}i",
+        float_fields(numbers),
+        *(_variable_fields(name, variable) for name, variable in state.variables.items()),
+    ]
+    return f"{''.join(fields)} {checked_time(state.time_ns)}"
+
+
+def with_horizon(name: str, horizon: str) -> str:
+    """The name of a predicted state: the horizon before the unit, `temperature_60s_degC`."""
+    unit = _UNIT_AT_END.search(name)
+    return f"{name}_{horizon}" if unit is None else f"{name[: unit.start()]}_{horizon}_{unit[1]}"
+
+
+def unit_suffix(unit: str) -> str:
+    """A unit as the end of a name: `L/min` → `_L_per_min`; nothing for none."""
+    name = _UNIT_NAMES.get(unit, unit).replace("/", "_per_")
+    cleaned = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")
+    return f"_{cleaned}" if cleaned else ""
+
+
+def _variable_fields(name: str, variable: Variable) -> str:
+    keys = _variable_keys(name, variable.unit)
+    numbers = (
+        variable.value,
+        variable.rate,
+        variable.std,
+        variable.residual,
+        variable.rmse,
+        variable.mae,
+        variable.r2,
+        variable.age_s,
+    )
+    there = [f"{key}{n!r}" for key, n in zip(keys, numbers, strict=False) if n is not None and isfinite(n)]
+    return "".join(there) + (f"{keys[-1]}{variable.flag}i" if keys else "")
+
+
+@lru_cache(maxsize=65_536)
+def _variable_keys(name: str, unit: str) -> tuple[str, ...]:
+    """`,key=` of a variable's fields; none for a name that line protocol cannot write (its readings are rejected)."""
+    suffix = unit_suffix(unit)
+    per_second = f"{suffix}_per_s" if suffix else "_per_s"
+    try:
+        key = field_key(name)
+    except UnstorableError:
+        return ()
+    ends = (suffix, f"_rate{per_second}", *(f"_{n}{suffix}" for n in ("std", "residual", "rmse", "mae")))
+    return tuple(f",{key}{end}=" for end in (*ends, "_r2", "_age_s", "_flag"))
