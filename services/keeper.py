@@ -2,7 +2,7 @@
 
 Run as `python -m services.keeper RUN_DIR` (by `services.supervisor.up`), which finds its plan in the run folder and
 writes its state there. If it is killed, the system ends its children: stages at once (SIGKILL, they are built to
-survive it), services by SIGTERM so that they save what they hold; what then still runs is ended by the next
+survive it), services by their stop signal so that they save what they hold; what then still runs is ended by the next
 `up` or `down`.
 """
 
@@ -48,7 +48,7 @@ class Keeper:
         self._children: list[Supervised] = []
         self._stop = threading.Event()
         own = ProcessId.of(os.getpid())
-        self._state = SupervisorState(os.getpid(), own.create_time_s if own else 0.0)
+        self._state = SupervisorState(os.getpid(), own.started if own else "", time.time())
         self._next_log_check_s = 0.0
 
     def run(self) -> int:
@@ -89,6 +89,7 @@ class Keeper:
                 log=service.log,
                 stop_order=SERVICES_STOP_ORDER,
                 stop_timeout_s=SERVICE_STOP_TIMEOUT_S,
+                stop_signal=service.stop_signal,
             )
             self._add_and_start(child)
         self._tick_until(self._all_ready, SERVICE_READY_TIMEOUT_S)

@@ -28,7 +28,7 @@ _SPAWNER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
 # port of a stopped service could otherwise be given that very port, connect to itself and block the restart.
 _PORTS = range(15_000, 32_000)
 _given_out: set[int] = set()
-CREATE_TIME_TOLERANCE_S = 0.5
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 KILL_TIMEOUT_S = 5.0
 
 
@@ -87,12 +87,17 @@ def spawn(
     return _SPAWNER.submit(start).result()
 
 
-def stop(process: subprocess.Popen[bytes], timeout_s: float) -> int:
-    """End a child: SIGTERM, and SIGKILL when it is still there after `timeout_s` seconds. Returns its exit code."""
+def ask_to_stop(process: subprocess.Popen[bytes], stop_signal: signal.Signals = signal.SIGTERM) -> None:
+    """Send a child the signal to end, when it still runs."""
     if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        # A stopped process (SIGSTOP) would never see the signal.
+        process.send_signal(stop_signal)
+        # A halted process (SIGSTOP) would never see the signal.
         process.send_signal(signal.SIGCONT)
+
+
+def stop(process: subprocess.Popen[bytes], timeout_s: float, stop_signal: signal.Signals = signal.SIGTERM) -> int:
+    """End a child: `stop_signal`, and SIGKILL when it still runs `timeout_s` seconds later. Returns its exit code."""
+    ask_to_stop(process, stop_signal)
     try:
         return process.wait(timeout_s)
     except subprocess.TimeoutExpired:
@@ -102,24 +107,28 @@ def stop(process: subprocess.Popen[bytes], timeout_s: float) -> int:
 
 @dataclass(frozen=True)
 class ProcessId:
-    """A process as it can be found again later: pids are reused, a pid with its start time is not."""
+    """A process as it can be found again later: pids are reused, a pid with its time of start is not.
+
+    `started` tells the start exactly and is only good for comparing: on Linux the boot and the clock ticks since,
+    which stay the same when the wall clock is set.
+    """
 
     pid: int
-    create_time_s: float
+    started: str
 
     @classmethod
     def of(cls, pid: int) -> ProcessId | None:
         """Return the identity of a running process, None when there is none of that pid."""
-        with contextlib.suppress(psutil.Error):
-            return cls(pid, psutil.Process(pid).create_time())
-        return None
+        try:
+            return cls(pid, _started(pid))
+        except (OSError, psutil.Error):
+            return None
 
     def find(self) -> psutil.Process | None:
         """Return the process when it still runs; None when it is gone, a zombie, or the pid is another's now."""
-        with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(OSError, psutil.Error):
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.create_time_s) < CREATE_TIME_TOLERANCE_S
-            if same and process.status() != psutil.STATUS_ZOMBIE:
+            if process.status() != psutil.STATUS_ZOMBIE and _started(self.pid) == self.started:
                 return process
         return None
 
@@ -146,3 +155,11 @@ class ProcessId:
                 return False
             time.sleep(0.05)
         return True
+
+
+def _started(pid: int) -> str:
+    if not _BOOT_ID.exists():
+        return f"{psutil.Process(pid).create_time():.3f}"
+    # The name in parentheses may hold spaces; the 20th field after it is the start in clock ticks since boot.
+    ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return f"{_BOOT_ID.read_text().strip()}:{ticks}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import time
 from abc import ABC, abstractmethod
@@ -25,6 +26,7 @@ class Service(ABC):
 
     name: str
     host = "127.0.0.1"
+    stop_signal = signal.SIGTERM
 
     def __init__(self, directory: Path, log: Path, port: int | None = None) -> None:
         self.directory = directory.absolute()
@@ -67,7 +69,9 @@ class Service(ABC):
         if not port_is_free(self.port):
             raise ServiceError(f"{self.name}: port {self.port} is used by another program")
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._process = processes.spawn(self.prepare(), log=self.log, env=self.environment_for_process())
+        self._process = processes.spawn(
+            self.prepare(), log=self.log, env=self.environment_for_process(), death_signal=self.stop_signal
+        )
         return self._process
 
     def wait_ready(self, timeout_s: float = 60.0) -> None:
@@ -81,9 +85,9 @@ class Service(ABC):
             time.sleep(POLL_S)
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
-        """End the process: SIGTERM, then SIGKILL after `timeout_s` seconds. Nothing happens when it does not run."""
+        """End the process in its regular way, after `timeout_s` seconds by SIGKILL; nothing happens without one."""
         if self._process is not None:
-            processes.stop(self._process, timeout_s)
+            processes.stop(self._process, timeout_s, self.stop_signal)
 
     def kill(self) -> None:
         """End the process at once (SIGKILL), as a crash would; `start` brings it back on the same data."""

@@ -69,7 +69,7 @@ class ProcessState:
     is_service: bool
     state: State = "starting"
     pid: int | None = None
-    create_time_s: float = 0.0
+    started: str = ""
     since_s: float = 0.0
     restarts: int = 0
     last_exit_code: int | None = None
@@ -79,7 +79,7 @@ class ProcessState:
     @property
     def identity(self) -> ProcessId | None:
         """The process it names, None when it is not running."""
-        return None if self.pid is None else ProcessId(self.pid, self.create_time_s)
+        return None if self.pid is None else ProcessId(self.pid, self.started)
 
 
 @dataclass
@@ -87,7 +87,8 @@ class SupervisorState:
     """The state file: who the supervisor is, how far it is, and its processes in the order they were started."""
 
     pid: int
-    create_time_s: float
+    started: str
+    since_s: float
     phase: Phase = "starting"
     message: str = ""
     processes: list[ProcessState] = field(default_factory=list)
@@ -95,7 +96,7 @@ class SupervisorState:
     @property
     def identity(self) -> ProcessId:
         """The supervisor's process."""
-        return ProcessId(self.pid, self.create_time_s)
+        return ProcessId(self.pid, self.started)
 
     def write(self, path: Path) -> None:
         """Write it in one step, so that a reader never sees half of it."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from services import processes
 from services.errors import ServiceError
 from services.processes import ProcessId
 from services.spec import ProcessState
@@ -59,10 +60,12 @@ class Supervised:
         log: Path,
         stop_order: int,
         stop_timeout_s: float,
+        stop_signal: signal.Signals = signal.SIGTERM,
     ) -> None:
         self.state = state
         self.stop_order = stop_order
         self.stop_timeout_s = stop_timeout_s
+        self._stop_signal = stop_signal
         self._launch = launch
         self._probe = probe
         self._log = log
@@ -77,7 +80,7 @@ class Supervised:
         self._process = self._launch()
         identity = ProcessId.of(self._process.pid)
         self.state.pid = self._process.pid
-        self.state.create_time_s = identity.create_time_s if identity else 0.0
+        self.state.started = identity.started if identity else ""
         self.state.since_s = time.time()
         self.state.state, self.state.ready = "starting", False
 
@@ -114,11 +117,9 @@ class Supervised:
         return True
 
     def ask_to_stop(self) -> None:
-        """Send SIGTERM; from now on an exit is not followed by a start."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-            # A process that was halted (SIGSTOP) would otherwise never see it.
-            self._process.send_signal(signal.SIGCONT)
+        """Send the signal to end; from now on an exit is not followed by a start."""
+        if self._process is not None:
+            processes.ask_to_stop(self._process, self._stop_signal)
 
     def wait_stopped(self, deadline_s: float) -> None:
         """Wait for the end until `deadline_s` (monotonic seconds), then SIGKILL."""

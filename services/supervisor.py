@@ -107,14 +107,9 @@ def status(run_dir: Path) -> list[ProcessStatus]:
     if state is None:
         return []
     supervisor = state.identity if state.identity.find() is not None else None
-    own = ProcessState(
-        "supervisor",
-        False,
-        "running" if supervisor else "stopped",
-        state.pid if supervisor else None,
-        state.create_time_s,
-    )
-    own.since_s = state.create_time_s
+    own = ProcessState("supervisor", is_service=False, state="running" if supervisor else "stopped")
+    if supervisor is not None:
+        own.pid, own.started, own.since_s = supervisor.pid, supervisor.started, state.since_s
     states = [own, *state.processes]
     usage = _usage({one.name: one.identity for one in states if one.identity is not None})
     return [_status(one, usage.get(one.name)) for one in states]

@@ -8,6 +8,7 @@ library, so that it starts in 10 ms. On systems without prctl the program runs u
 
 import ctypes
 import os
+import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
@@ -21,6 +22,8 @@ def main() -> None:
         # The parent may have died before the request was made; then nobody would tell us any more.
         if os.getppid() != parent_pid:
             sys.exit(1)
+    # A program started from a shell's background job inherits that SIGINT is ignored; some end by SIGINT.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.execvp(program[0], program)
 
 
