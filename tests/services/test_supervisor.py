@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -203,6 +204,24 @@ def test_children_do_not_survive_a_killed_supervisor(run: Run) -> None:
     assert [line.state for line in supervisor.status(run.dir)] == ["stopped", "gone", "gone"]
     run.up(run.stage("one"))
     assert run.status("one").state == "running"
+
+
+@pytest.mark.services
+@pytest.mark.kill
+def test_a_killed_service_comes_back_on_its_port(run: Run) -> None:
+    """A service that dies is started again on the same port and data, while the processes go on."""
+    external = {key: value for key, value in EXTERNAL.items() if not key.startswith("MQTT")}
+    env = supervisor.up(None, run.dir, [run.stage("one")], external)
+    before = run.status("mosquitto")
+    assert before.is_service
+    assert before.pid is not None
+    os.kill(before.pid, signal.SIGKILL)
+    run.wait(lambda: run.status("mosquitto").restarts == 1 and run.status("mosquitto").state == "running", "no broker")
+    with socket.create_connection((env["MQTT_HOST"], int(env["MQTT_PORT"])), timeout=5):
+        pass
+    assert run.status("one").restarts == 0
+    supervisor.down(run.dir)
+    assert supervisor.up(None, run.dir, [], external)["MQTT_PORT"] == env["MQTT_PORT"]
 
 
 def _alive(pid: int) -> bool:
