@@ -1,29 +1,55 @@
-"""Where stages meet Faust. This module and what it is built from know Faust's dangers; nobody else has to.
+"""Where stages meet Kafka and Faust: all that `agents/` offers to those who write a stage or the sink.
 
-`run_stage` folds one of the kernels' stages over a topic, effectively once. `run_tableless` hands batches of records to
-a function and acknowledges them when it returns.
+`run_stage` folds one of the kernels' stages over a topic, effectively once (see docs/decisions/0003). `run_tableless`
+hands batches of records to a function and acknowledges them when it returned.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+from agents.application import state_table
+from agents.batches import Batches, Handle, Received, alert, heartbeat, reject
+from agents.changelog import UnreadableRow, recover, unpack
+from agents.fold import Fold, Outputs, nothing
+from agents.outbox import Receipts
+from agents.ownership import Partition, Positions
+from agents.process import Process
+from agents.watchdog import leave
+from kernels.stage import Stage
 from runtime.config import Plant
-from schemas.records import Alert, Rejected
-from schemas.topics import Topic
+from runtime.exit_codes import FAILED
+from runtime.metrics import LOST_FRAMES
+from schemas.codec import DecodeError, encode
+from schemas.records import Alert
+from schemas.topics import ALERTS, CHANGELOGS, Topic
+
+__all__ = ["Handle", "Received", "alert", "heartbeat", "reject", "run_stage", "run_tableless"]
+
+log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
-    """One record as it was read."""
+def run_stage(
+    plant: Plant,
+    stage: Stage[Any, Any, Any],
+    *,
+    source: Topic,
+    outputs: Outputs,
+    params: Any,
+    fail_point: Callable[[str], None] = nothing,
+) -> int:
+    """Fold `stage` over `source` until SIGTERM or SIGINT; return the exit code.
 
-    topic: Topic
-    partition: int
-    offset: int
-    key: bytes
-    value: bytes
+    `outputs(out)` says which records, with which keys, go to which topics for one output of the stage. Repeated frames
+    leave no trace; what cannot be decoded, and a frame whose step raises, goes to the topic of rejected records.
+    """
 
+    def worker(process: Process) -> StageWorker:
+        return StageWorker(process, stage=stage, source=source, outputs=outputs, params=params, fail_point=fail_point)
 
-Handle = Callable[[Sequence[Received]], Awaitable[None]]
+    return Process(plant, stage.name, (source,), worker).run()
 
 
 def run_tableless(
@@ -32,7 +58,7 @@ def run_tableless(
     sources: Sequence[Topic],
     handle: Handle,
     *,
-    on_stop: Callable[[], Awaitable[None]] | None = None,
+    on_stop: Callable[[], Any] | None = None,
 ) -> int:
     """Hand records of `sources` to `handle` in batches of up to `plant.sink.batch_frames`, gathered within
     `plant.sink.within_s`, until SIGTERM or SIGINT; return the exit code.
@@ -42,19 +68,95 @@ def run_tableless(
     retries by itself, for ever, whatever it depends on, and calls `heartbeat()` while it does. An exception from it
     ends the process without acknowledging (exit code RESTART_ME). `on_stop` is awaited in the same loop at the end.
     """
-    raise NotImplementedError
+    return Process(plant, name, tuple(sources), lambda process: Batches(process, handle, on_stop)).run()
 
 
-async def reject(rejected: Rejected) -> None:
-    """Send to the topic of rejected records; returns when Kafka has it. Only inside `handle`."""
-    raise NotImplementedError
+class StageWorker:
+    """Recovers the states of an assignment and lets a `Fold` go on from there."""
 
+    def __init__(
+        self,
+        process: Process,
+        *,
+        stage: Stage[Any, Any, Any],
+        source: Topic,
+        outputs: Outputs,
+        params: Any,
+        fail_point: Callable[[str], None],
+    ) -> None:
+        self._process, self._plant, self._stage, self._source = process, process.plant, stage, source
+        self._changelog = next(t for t in CHANGELOGS if t.name == stage.name)
+        self._rows_read = 0
+        self._store = state_table(process.app, process.plant, self._changelog).data
+        self._fold = Fold(
+            prefix=process.plant.kafka.prefix,
+            partitions=process.plant.kafka.partitions,
+            stage=stage,
+            params=params,
+            source=source,
+            outputs=outputs,
+            changelog=self._changelog,
+            checkpoint_frames=process.plant.agents.checkpoint_frames,
+            outbox=process.outbox,
+            table=self._store.data,
+            commit=process.ownership.commit,
+            refuse_zombie=process.watchdog.refuse_zombie,
+            fail_point=fail_point,
+        )
+        self.take, self.save, self.revoked = self._fold.take, self._fold.save, self._fold.end
 
-async def alert(alert: Alert) -> None:
-    """Send to the topic of alerts; returns when Kafka has it. Only inside `handle` (the sink cannot reach InfluxDB)."""
-    raise NotImplementedError
+    def progress(self) -> object:
+        """Rows recovered."""
+        return self._rows_read
 
+    async def close(self) -> None:
+        """Nothing of its own."""
 
-def heartbeat() -> None:
-    """Tell the watchdog that waiting is on purpose: call it at least every few seconds while retrying."""
-    raise NotImplementedError
+    async def assigned(self, positions: Mapping[Partition, Positions]) -> None:
+        """Read the changelog of the partitions, check it against them, and begin the fold."""
+        begun = time.monotonic()
+        kafka, topic = self._plant.kafka, self._changelog.full_name(self._plant.kafka.prefix)
+        source = self._source.full_name(kafka.prefix)
+        try:
+            found = await asyncio.to_thread(recover, kafka, topic, [tp.partition for tp in positions], self._beat)
+            rows = {key.decode(): unpack(row) for key, row in found.rows.items()}
+        except (UnreadableRow, DecodeError, UnicodeDecodeError) as error:
+            leave(f"changelog {topic} cannot be read: {error}. A state is lost; see docs/decisions/0003", FAILED)
+        home = {key.decode(): Partition(source, partition) for key, partition in found.partition_of.items()}
+        for asset, row in rows.items():
+            end = positions[home[asset]].log_end
+            if row.position >= end:
+                leave(
+                    f"changelog {topic}: {asset} has applied offset {row.position} of {source}, which ends at {end}. "
+                    "The topic was made anew: use a new kafka.prefix, or delete the changelog as well",
+                    FAILED,
+                )
+        await self._warn_of_retention(positions)
+        self._store.data.clear()
+        self._store.data.update(found.rows)
+        self._fold.begin(rows, {key.decode(): home[key.decode()] for key in found.overtaken})
+        took = time.monotonic() - begun
+        log.info("%s: %d rows in %d records of %s, %.1f s", self._stage.name, len(rows), found.read, topic, took)
+
+    def _beat(self, rows_read: int) -> None:
+        self._rows_read = rows_read
+
+    async def _warn_of_retention(self, positions: Mapping[Partition, Positions]) -> None:
+        receipts = Receipts()
+        for tp, position in positions.items():
+            if not position.expired:
+                continue
+            message = f"{self._stage.name}: {position.expired} records of {tp.topic}/{tp.partition} were deleted unread"
+            log.critical("%s: retention is too short", message)
+            LOST_FRAMES.inc(position.expired)
+            alert = Alert(
+                asset="all",
+                kind="retention",
+                severity="critical",
+                time_ns=time.time_ns(),
+                message=message,
+                value=float(position.expired),
+            )
+            topic = ALERTS.full_name(self._plant.kafka.prefix)
+            await self._process.outbox.send(receipts, topic, b"all", encode(alert), tp.partition)
+        await receipts.wait()

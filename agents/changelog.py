@@ -1,0 +1,122 @@
+"""The changelog of a stage: rows as bytes, and reading them back.
+
+A row is the source offset it has applied (8 bytes, little-endian) and the `StageState` in the codec's bytes. Where a
+key has several rows, the one with the greatest offset is the state, not the last: a process that was stopped and woke
+up may have written an old row late. A row that cannot be read is an error that ends the process; a stage must never
+begin with a state that is emptier than it was. May not know Faust.
+"""
+
+import logging
+import struct
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
+
+from runtime.config import Kafka
+from runtime.kafka import client_settings
+from runtime.metrics import RETRIES
+from schemas.codec import DecodeError, decode_as, encode
+from schemas.states import StageState
+from schemas.topics import MAX_RECORD_BYTES
+
+log = logging.getLogger(__name__)
+
+POSITION = struct.Struct("<q")
+READ_AT_ONCE = 1000
+WAIT_S = 0.05
+
+
+class UnreadableRow(RuntimeError):
+    """A row of the changelog that is no state. The message names partition, offset and what is wrong."""
+
+
+class Row(NamedTuple):
+    """A state, and the offset of the source record it has applied last."""
+
+    position: int
+    state: StageState
+
+
+def pack(row: Row) -> bytes:
+    """Bytes of a row."""
+    return POSITION.pack(row.position) + encode(row.state)
+
+
+def unpack(data: bytes) -> Row:
+    """The row in `data`. Raises DecodeError."""
+    if len(data) < POSITION.size:
+        raise DecodeError(f"row of {len(data)} bytes, allowed are at least {POSITION.size}")
+    return Row(POSITION.unpack_from(data)[0], decode_as(data[POSITION.size :], StageState))
+
+
+class Recovered(NamedTuple):
+    """What a changelog held: the newest row per key and its partition; keys whose newest row is not the last one."""
+
+    rows: dict[bytes, bytes]
+    partition_of: dict[bytes, int]
+    overtaken: frozenset[bytes]
+    read: int
+
+
+def recover(kafka: Kafka, topic: str, partitions: Iterable[int], beat: Callable[[int], None]) -> Recovered:
+    """Read partitions of a changelog from beginning to end. Blocks; retries while Kafka does not answer.
+
+    `beat(rows read)` is called now and then. Raises UnreadableRow; a partition is complete only when the client says
+    so, which it also does where the last offset is no record (a compacted or a control one).
+    """
+    waiting = set(partitions)
+    rows: dict[bytes, bytes] = {}
+    partition_of: dict[bytes, int] = {}
+    overtaken: set[bytes] = set()
+    read = 0
+    consumer = Consumer(_settings(kafka))
+    try:
+        consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in waiting])
+        while waiting:
+            for message in consumer.consume(READ_AT_ONCE, WAIT_S):
+                error = message.error()
+                if error is not None:
+                    if error.code() == KafkaError._PARTITION_EOF:
+                        waiting.discard(message.partition())
+                    else:
+                        _report(error, topic)
+                    continue
+                _keep_newer(message, rows, partition_of, overtaken)
+                read += 1
+            beat(read)
+    finally:
+        consumer.close()
+    return Recovered(rows, partition_of, frozenset(overtaken), read)
+
+
+def _keep_newer(message: Message, rows: dict[bytes, bytes], partition_of: dict[bytes, int], late: set[bytes]) -> None:
+    key, value = message.key(), message.value()
+    if key is None or value is None or len(value) < POSITION.size:
+        where = f"{message.topic()}/{message.partition()} offset {message.offset()}"
+        raise UnreadableRow(f"{where}: key {key!r}, value {value!r}; allowed is an asset and a row")
+    known = rows.get(key)
+    if known is not None and POSITION.unpack_from(known)[0] > POSITION.unpack_from(value)[0]:
+        late.add(key)
+        return
+    late.discard(key)
+    rows[key] = value
+    partition_of[key] = message.partition()
+
+
+def _report(error: KafkaError, topic: str) -> None:
+    log.warning("reading %s: %s (%s)", topic, error.str(), error.name())
+    RETRIES.labels(dependency="kafka").inc()
+
+
+def _settings(kafka: Kafka) -> dict[str, object]:
+    return {
+        **client_settings(kafka),
+        "group.id": "unused",  # the client wants one; nothing is ever committed
+        "enable.auto.commit": False,
+        "enable.partition.eof": True,
+        "auto.offset.reset": "error",
+        "fetch.message.max.bytes": MAX_RECORD_BYTES,
+        "fetch.wait.max.ms": 10,
+        "log.connection.close": False,
+    }

@@ -1,0 +1,237 @@
+"""The fold of one stage over the partitions this process owns, and its checkpoints. Knows Kafka, but not Faust.
+
+Frames are applied in memory and their outputs sent at once, so the next stage does not wait for a checkpoint. A
+checkpoint then makes it durable, in this order: wait until Kafka has the outputs, write the state rows and wait for
+them, commit the input. So a row that says "applied" always means "its outputs are in Kafka", and a process killed
+between any two steps leaves at worst outputs that come again, identical, which the next stage drops by identity.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+from agents.changelog import Row, pack
+from agents.outbox import Outbox, Receipts, TooLarge, home_partition
+from agents.ownership import Partition
+from kernels.stage import Stage
+from runtime.metrics import FRAMES, LAST_READING_TIME, LOST_FRAMES, READINGS, REJECTED, REPEATED
+from schemas.codec import DecodeError, Record, decode_as, encode
+from schemas.frames import Frame
+from schemas.records import Alert, Rejected
+from schemas.states import StageState
+from schemas.topics import ALERTS, Topic
+from schemas.topics import REJECTED as REJECTED_TOPIC
+
+log = logging.getLogger(__name__)
+
+ROWS_AT_ONCE = 50
+PAYLOAD_MAX_BYTES = 8 * 1024 * 1024  # of a rejected record: what is larger is named, not copied
+
+Outputs = Callable[[Any], Sequence[tuple[Topic, bytes, Record]]]
+
+
+def nothing(_point: str) -> None:
+    """The fail point of production: does not fail."""
+
+
+@dataclass(slots=True)
+class Unsaved:
+    """What happened since the last checkpoint."""
+
+    receipts: Receipts = field(default_factory=Receipts)
+    changed: dict[str, Partition] = field(default_factory=dict)
+    next: dict[Partition, int] = field(default_factory=dict)
+    frames: int = 0
+    readings: int = 0
+    newest_ns: int = 0
+
+
+@dataclass(slots=True)
+class Term:
+    """State of one assignment of partitions: rows per asset, and what is not saved yet."""
+
+    rows: dict[str, Row] = field(default_factory=dict)
+    unsaved: Unsaved = field(default_factory=Unsaved)
+
+
+class Fold:
+    """Applies frames of `source` to the states of their assets.
+
+    `commit(offsets)` acknowledges the input; `refuse_zombie()` leaves the process if it stood still; `table` is
+    Faust's store of the rows. `fail_point(name)` is for tests: it is told "outputs", "rows" and "ack" when outputs
+    and rows are in Kafka and right before the acknowledgement.
+    """
+
+    def __init__(
+        self,
+        *,
+        prefix: str,
+        partitions: int,
+        stage: Stage[Any, Any, Any],
+        params: Any,
+        source: Topic,
+        outputs: Outputs,
+        changelog: Topic,
+        checkpoint_frames: int,
+        outbox: Outbox,
+        table: MutableMapping[bytes, bytes],
+        commit: Callable[[dict[Partition, int]], Any],
+        refuse_zombie: Callable[[], None],
+        fail_point: Callable[[str], None] = nothing,
+    ) -> None:
+        self._prefix, self._partitions = prefix, partitions
+        self._stage, self._params, self._source, self._outputs = stage, params, source, outputs
+        self._changelog = changelog.full_name(prefix)
+        self._checkpoint_frames = checkpoint_frames
+        self._outbox, self._table, self._commit = outbox, table, commit
+        self._refuse_zombie, self._fail_point = refuse_zombie, fail_point
+        self._saving = asyncio.Lock()
+        self._writing = asyncio.Lock()
+        self._term = Term()
+
+    def begin(self, rows: dict[str, Row], rewrite: dict[str, Partition]) -> None:
+        """A new assignment with the states recovered; those in `rewrite` are written again at the next checkpoint."""
+        self._term = Term(rows=rows, unsaved=Unsaved(changed=rewrite))
+
+    async def end(self) -> None:
+        """The assignment is over: forget it, and return when no row of it is on its way any more."""
+        self._term = Term()
+        async with self._writing:
+            pass
+
+    async def take(self, tp: Partition, offset: int, key: bytes | None, value: bytes | None) -> None:
+        """Apply one record. The caller saw to it that it is the next of its partition."""
+        term = self._term
+        try:
+            frame = cast(Frame, decode_as(value or b"", self._source.record))
+            self._check_key(frame, key, tp)
+        except DecodeError as error:
+            await self._reject(term, tp, offset, key=key, payload=value or b"", reason=str(error))
+        else:
+            await self._apply(term, tp, offset, frame, value or b"")
+        term.unsaved.next[tp] = offset + 1
+        term.unsaved.frames += 1
+        if term.unsaved.frames >= self._checkpoint_frames:
+            await self.save()
+
+    async def save(self) -> None:
+        """A checkpoint: all that was taken becomes durable and is acknowledged. One at a time."""
+        async with self._saving:
+            term = self._term
+            saved, term.unsaved = term.unsaved, Unsaved()
+            if not saved.next and not saved.changed:
+                return
+            changed = [(asset, tp, term.rows[asset]) for asset, tp in saved.changed.items()]
+            await saved.receipts.wait()
+            self._fail_point("outputs")
+            async with self._writing:
+                await self._write_rows(term, changed)
+            if term is not self._term:
+                return
+            self._fail_point("ack")
+            if saved.next and await self._commit(saved.next):
+                _count(saved)
+
+    async def _write_rows(self, term: Term, changed: list[tuple[str, Partition, Row]]) -> None:
+        receipts = Receipts()
+        for n, (asset, tp, row) in enumerate(changed):
+            if n % ROWS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            if term is not self._term:
+                break
+            key, data = asset.encode(), pack(row)
+            self._refuse_zombie()
+            await self._outbox.send(receipts, self._changelog, key, data, tp.partition)
+            self._table[key] = data
+        await receipts.wait()
+        self._fail_point("rows")
+
+    async def _apply(self, term: Term, tp: Partition, offset: int, frame: Frame, value: bytes) -> None:
+        asset, identity = frame.asset, frame.identity
+        row = term.rows.get(asset)
+        state = self._stage.initial(asset) if row is None else row.state
+        if state.has_applied(identity):
+            REPEATED.inc()
+            return
+        lost = state.lost_before(identity)
+        new: StageState
+        records: Sequence[tuple[Topic, bytes, Record]]
+        try:
+            new, out, rejects = self._stage.step(state, frame, self._params)
+            records = [] if out is None else self._outputs(out)
+            encoded = [(topic, key, encode(record)) for topic, key, record in records]
+        except Exception as error:
+            # A bug of the stage. The frame is dealt with, so that a repetition is not rejected again; its identity is
+            # missing from the output, which the next stage sees as a lost frame.
+            log.exception("%s: step failed at %s/%d offset %d", self._stage.name, *tp, offset)
+            new, encoded, rejects = state.with_applied(identity), [], ()
+            await self._reject(term, tp, offset, key=asset.encode(), payload=value, reason=f"step failed: {error!r}")
+        if lost:
+            await self._warn_of_loss(term, tp, frame, lost)
+        for rejected in rejects:
+            placed = replace(rejected, topic=tp.topic, partition=tp.partition, offset=offset)
+            await self._send(term, tp, REJECTED_TOPIC, asset.encode(), encode(placed))
+            REJECTED.inc()
+        try:
+            for topic, key, data in encoded:
+                await self._send(term, tp, topic, key, data)
+        except TooLarge as error:
+            reason = f"output too large: {error}"
+            await self._reject(term, tp, offset, key=asset.encode(), payload=value, reason=reason)
+        term.rows[asset] = Row(offset, new)
+        unsaved = term.unsaved
+        unsaved.changed[asset] = tp
+        unsaved.readings += len(frame)
+        if len(frame):
+            unsaved.newest_ns = int(frame.arrival_time_ns[-1])
+
+    def _check_key(self, frame: Frame, key: bytes | None, tp: Partition) -> None:
+        """An asset's frames must share one partition, else its state would be in two places."""
+        if key != frame.asset.encode():
+            raise DecodeError(f"key {key!r}: allowed is the frame's asset {frame.asset!r}")
+        if frame.asset not in self._term.rows:
+            home = home_partition(key, self._partitions)
+            if home != tp.partition:
+                raise DecodeError(f"asset {frame.asset!r} in partition {tp.partition}: allowed is {home} (murmur2)")
+
+    async def _send(self, term: Term, tp: Partition, topic: Topic, key: bytes, data: bytes) -> None:
+        receipts = term.unsaved.receipts
+        await self._outbox.send(receipts, topic.full_name(self._prefix), key, data, tp.partition)
+
+    async def _reject(
+        self, term: Term, tp: Partition, offset: int, *, key: bytes | None, payload: bytes, reason: str
+    ) -> None:
+        if len(payload) > PAYLOAD_MAX_BYTES:
+            reason, payload = f"{reason} ({len(payload)} bytes, not copied)", b""
+        rejected = Rejected(
+            stage=self._stage.name,
+            reason=reason,
+            asset=(key or b"").decode("utf-8", "replace"),
+            topic=tp.topic,
+            partition=tp.partition,
+            offset=offset,
+            payload=payload,
+        )
+        await self._send(term, tp, REJECTED_TOPIC, key or b"", encode(rejected))
+        REJECTED.inc()
+
+    async def _warn_of_loss(self, term: Term, tp: Partition, frame: Frame, lost: int) -> None:
+        LOST_FRAMES.inc(lost)
+        alert = Alert(
+            asset=frame.asset,
+            kind="lost_frames",
+            severity="warning",
+            time_ns=frame.time_ns,
+            message=f"{self._stage.name}: {lost} frames of {frame.source} are missing before seq {frame.seq}",
+            value=float(lost),
+        )
+        await self._send(term, tp, ALERTS, frame.asset.encode(), encode(alert))
+
+
+def _count(saved: Unsaved) -> None:
+    FRAMES.inc(saved.frames)
+    READINGS.inc(saved.readings)
+    if saved.newest_ns:
+        LAST_READING_TIME.set(saved.newest_ns / 1e9)

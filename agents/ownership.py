@@ -1,0 +1,289 @@
+"""Which partitions this process owns, and which record of each is the next: the part that distrusts Faust most.
+
+Faust 0.15.3 loses records around rebalances: it resumes partitions before it seeks them, does not seek at all where
+nothing is committed, and drops records below a read position that a stale task may have written after the seek. So
+nothing here relies on what Faust delivers or skips. When a recovery is complete, the positions are asked from Kafka and
+sought explicitly; from then on exactly the next offset of each partition is accepted (our topics have no compaction
+and no transactions, so offsets have no holes). Anything below was seen before; anything above means that a record was
+skipped, and the partition is sought again. Commits go past Faust's bookkeeping, too, straight to the group.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from faust.tables.manager import TableManager
+from faust.tables.recovery import Recovery
+from faust.transport.drivers import aiokafka as driver
+
+from agents.watchdog import leave
+from runtime.metrics import LAG_FRAMES, RETRIES
+
+log = logging.getLogger(__name__)
+
+SEEK_PATIENCE_S = 2.0
+SEEKS_MAX = 8  # per assignment; more means that seeking does not help
+RETRY_S = 0.5
+
+
+class Partition(NamedTuple):
+    """A partition of a source topic, hashable and equal to Faust's and aiokafka's own."""
+
+    topic: str
+    partition: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Positions:
+    """Offsets of one partition: what was committed (None: nothing), where the log starts and ends."""
+
+    committed: int | None
+    log_start: int
+    log_end: int
+
+    @property
+    def first(self) -> int:
+        """The first offset to read."""
+        return self.log_start if self.committed is None else max(self.committed, self.log_start)
+
+    @property
+    def expired(self) -> int:
+        """How many records were deleted before they were read."""
+        return 0 if self.committed is None else max(0, self.log_start - self.committed)
+
+
+OnAssigned = Callable[[Mapping[Partition, Positions]], Awaitable[None]]
+OnRevoked = Callable[[], Awaitable[None]]
+
+
+class Ownership:
+    """The partitions of `sources` that are ours, from the end of a recovery to the next revocation."""
+
+    def __init__(self, sources: frozenset[str], on_assigned: OnAssigned, on_revoked: OnRevoked) -> None:
+        self._sources = sources
+        self._on_assigned, self._on_revoked = on_assigned, on_revoked
+        self._consumer: Any = None
+        self._expected: dict[Partition, int] = {}
+        self._sought: dict[Partition, float] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.term = 0  # counts assignments and revocations; work begun in another term must not be written
+        self.assigned = False
+        self.seeks = 0
+        self.committed: dict[Partition, int] = {}
+
+    def attach(self, consumer: Any) -> None:
+        """Called by Faust's consumer when it is made."""
+        self._consumer = consumer
+
+    def accepts(self, topic: str, partition: int, offset: int) -> bool:
+        """Whether this record is the next of its partition; if so the following one is expected."""
+        tp = Partition(topic, partition)
+        expected = self._expected.get(tp)
+        if expected is None or offset < expected:
+            return False
+        if offset > expected:
+            self._seek_again(tp, expected, offset)
+            return False
+        self._expected[tp] = offset + 1
+        return True
+
+    @property
+    def expected(self) -> dict[Partition, int]:
+        """The next offset to accept, per partition owned. A copy, for other threads."""
+        return dict(self._expected)
+
+    async def begin(self) -> None:
+        """Recovery is due: find where to read, let the owner restore its state, then accept records from there."""
+        term = self.term = self.term + 1
+        tps = [TopicPartition(*tp) for tp in self._consumer.assignment() if tp.topic in self._sources]
+        positions = await self._in_consumer_thread(_positions(self._raw, tps)) if tps else {}
+        await self._on_assigned(positions)
+        if term != self.term:
+            return
+        self._expected = {tp: p.first for tp, p in positions.items()}
+        self.committed = dict(self._expected)
+        self._sought.clear()
+        self.seeks = 0
+        self.assigned = True
+        log.info("reading %d partitions", len(positions))
+
+    def pause(self) -> None:
+        """The process ends: accept nothing more, but what was accepted may still be committed."""
+        self._expected = {}
+
+    async def end(self) -> None:
+        """Partitions are being revoked: accept nothing more."""
+        self.term += 1
+        self.assigned = False
+        self._expected, self.committed = {}, {}
+        await self._on_revoked()
+
+    async def commit(self, offsets: Mapping[Partition, int]) -> bool:
+        """Commit the next offset to read per partition; retries while they are ours. False: they no longer are."""
+        term = self.term
+        wanted = {TopicPartition(*tp): OffsetAndMetadata(offset, "") for tp, offset in offsets.items()}
+        while term == self.term:
+            try:
+                await self._in_consumer_thread(self._raw.commit(wanted))
+            except (CommitFailedError, IllegalStateError):
+                return False  # the group has moved on; another owner does this work again
+            except KafkaError as error:
+                if not error.retriable:
+                    leave(f"Kafka refused to commit: {error!r}")
+                RETRIES.labels(dependency="kafka").inc()
+                await asyncio.sleep(RETRY_S)
+            else:
+                self.committed.update(offsets)
+                return True
+        return False
+
+    def lag(self) -> int:
+        """Records known to wait in our partitions, as of the last answer to a fetch."""
+        waiting = 0
+        for tp, expected in self.expected.items():
+            try:
+                end = self._consumer.highwater(TopicPartition(*tp))
+            except IllegalStateError:
+                continue
+            waiting += max(0, (end or 0) - expected)
+        LAG_FRAMES.set(waiting)
+        return waiting
+
+    @property
+    def _raw(self) -> Any:
+        return self._consumer._thread._ensure_consumer()
+
+    async def _in_consumer_thread(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Not through Faust's queue: a fetch may occupy that for a second."""
+        future = asyncio.run_coroutine_threadsafe(work, self._consumer._thread.thread_loop)
+        return await asyncio.wrap_future(future)
+
+    def _seek_again(self, tp: Partition, expected: int, offset: int) -> None:
+        now = time.monotonic()
+        if now - self._sought.get(tp, -SEEK_PATIENCE_S) < SEEK_PATIENCE_S:
+            return
+        self._sought[tp] = now
+        self.seeks += 1
+        log.warning("%s/%d: offset %d came, %d is next; seeking back", *tp, offset, expected)
+        if self.seeks > SEEKS_MAX:
+            leave(f"{tp.topic}/{tp.partition}: offset {expected} does not come")
+        task = asyncio.get_running_loop().create_task(self._in_consumer_thread(_seek(self._raw, {tp: expected})))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _positions(consumer: Any, tps: list[Any]) -> dict[Partition, Positions]:
+    """Ask Kafka for the positions, and seek each partition to where reading must start."""
+    starts, ends = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
+    found = {
+        Partition(tp.topic, tp.partition): Positions(
+            committed=await consumer.committed(tp), log_start=starts[tp], log_end=ends[tp]
+        )
+        for tp in tps
+    }
+    await _seek(consumer, {tp: p.first for tp, p in found.items()})
+    return found
+
+
+async def _seek(consumer: Any, offsets: Mapping[Partition, int]) -> None:
+    for tp, offset in offsets.items():
+        consumer.seek(TopicPartition(*tp), offset)
+
+
+class _NothingRead(dict[Any, Any]):
+    """Stands in for Faust's read positions: always empty, so Faust never drops a record for being below one."""
+
+    def __missing__(self, key: Any) -> None:
+        return None
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        return None
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Ignored."""
+
+
+class Consumer(driver.Consumer):  # type: ignore[misc]
+    """Faust's consumer, reporting to the application's `ownership` and seeking nothing by itself."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._read_offset = _NothingRead()
+        self.app.ownership.attach(self)
+
+    async def perform_seek(self) -> None:
+        """Nothing: `Ownership.begin` has sought every partition before it is resumed."""
+
+    def verify_event_path(self, now: float, tp: Any) -> None:
+        """Nothing: our watchdog looks for livelocks, and does more about them than log."""
+
+    async def on_partitions_revoked(self, revoked: Any) -> None:
+        """Stop accepting before Faust starts its own clean-up."""
+        await self.app.ownership.end()
+        await super().on_partitions_revoked(revoked)
+
+
+class Transport(driver.Transport):  # type: ignore[misc]
+    """Faust's transport with our consumer."""
+
+    Consumer = Consumer
+
+
+class ExactRecovery(Recovery):  # type: ignore[misc]
+    """Recovery that leaves the changelog to us (see `agents/changelog.py`) and resumes only what was sought before.
+
+    Faust's own goes on with an empty table when a step takes too long or a row cannot be read, and hangs where the
+    last record of a changelog is one it does not see.
+    """
+
+    async def _build_highwaters(self, consumer: Any, tps: Any, destination: Any, title: str) -> None:
+        destination.clear()  # so Faust finds nothing to recover
+
+    async def _build_offsets(self, consumer: Any, tps: Any, destination: Any, title: str) -> None:
+        return
+
+    async def _seek_offsets(self, consumer: Any, tps: Any, offsets: Any, title: str) -> None:
+        return
+
+    async def on_recovery_completed(self, generation_id: int = 0) -> None:
+        """Restore and seek, then let Faust resume."""
+        await self._begin(generation_id)
+        await super().on_recovery_completed(generation_id)
+
+    async def _resume_streams(self, generation_id: int = 0) -> None:
+        await self._begin(generation_id)
+        await super()._resume_streams(generation_id)
+
+    async def _begin(self, generation_id: int) -> None:
+        while self.app.consumer_generation_id == generation_id:
+            try:
+                await self.app.ownership.begin()
+            except (KafkaError, TimeoutError) as error:
+                log.warning("cannot find where to read: %r; trying again", error)
+                RETRIES.labels(dependency="kafka").inc()
+                await asyncio.sleep(RETRY_S)
+            else:
+                return
+
+
+class ExactTableManager(TableManager):  # type: ignore[misc]
+    """Faust's table manager with our recovery, and without its second of waiting at the start."""
+
+    _recovery: Any
+
+    async def on_start(self) -> None:
+        """All tables are declared before the application starts, so there is nothing to wait for."""
+        await self._update_channels()
+        await self.recovery.start()
+
+    @property
+    def recovery(self) -> Any:
+        """Our recovery."""
+        if self._recovery is None:
+            self._recovery = ExactRecovery(self.app, self, beacon=self.beacon, loop=self.loop)
+        return self._recovery

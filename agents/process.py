@@ -1,0 +1,212 @@
+"""The life of an agent process: wait for Kafka, run the Faust application, beat, stop cleanly on a signal."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from confluent_kafka import KafkaException
+
+from agents.application import Application, application, source_topic
+from agents.outbox import Outbox
+from agents.ownership import Ownership, Partition, Positions
+from agents.watchdog import Watchdog, leave
+from runtime.config import Kafka, Plant
+from runtime.exit_codes import BAD_CONFIGURATION, OK
+from runtime.kafka import TopicMismatch, create_topics
+from runtime.metrics import HEALTHY, RETRIES
+from schemas.topics import Topic
+
+log = logging.getLogger(__name__)
+
+BEAT_S = 1.0
+STOP_S = 4.0
+REVOKE_S = 10.0
+LONGEST_RETRY_S = 10.0
+
+
+class Worker(Protocol):
+    """What an agent does with the records of its partitions. Called in the event loop, never twice at a time."""
+
+    async def assigned(self, positions: Mapping[Partition, Positions]) -> None:
+        """Partitions are ours now: restore whatever belongs to them."""
+
+    async def revoked(self) -> None:
+        """They no longer are: write nothing more for them."""
+
+    async def take(self, tp: Partition, offset: int, key: bytes | None, value: bytes | None) -> None:
+        """The next record of a partition."""
+
+    async def save(self) -> None:
+        """Make everything taken durable and acknowledge it. Called every `agents.checkpoint_s` and at the end."""
+
+    async def close(self) -> None:
+        """The process ends cleanly."""
+
+    def progress(self) -> object:
+        """A value that changes when work advances that the offsets do not show."""
+
+
+class Process:
+    """One agent process. `make_worker(process)` is called once, in the event loop, before Faust starts."""
+
+    app: Application
+    outbox: Outbox
+    watchdog: Watchdog
+    ownership: Ownership
+
+    def __init__(
+        self, plant: Plant, name: str, sources: tuple[Topic, ...], make_worker: Callable[["Process"], Worker]
+    ) -> None:
+        self.plant, self.name, self.sources = plant, name, sources
+        self._make_worker = make_worker
+        self._ending = asyncio.Event()
+
+    def run(self) -> int:
+        """Run until SIGTERM or SIGINT; the exit code."""
+        return asyncio.run(self._run())
+
+    async def _run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._ending.set)
+        HEALTHY.set(0)
+        try:
+            if not await _topics_exist(self.plant.kafka, self._ending):
+                return OK
+        except TopicMismatch as error:
+            log.critical("%s", error)
+            return BAD_CONFIGURATION
+        self._build()
+        running = [asyncio.create_task(work()) for work in (self._start, self._beat, self._save_regularly)]
+        ending = asyncio.create_task(self._ending.wait())
+        done, _ = await asyncio.wait([*running, ending], return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {ending}:
+            leave(f"{self.name}: ended by itself: {task.exception()!r}")
+        await self._stop(running)
+        return OK
+
+    def _build(self) -> None:
+        agents = self.plant.agents
+        sources = frozenset(t.full_name(self.plant.kafka.prefix) for t in self.sources)
+        self.outbox = Outbox(self.plant.kafka)
+        self.ownership = Ownership(sources, self._on_assigned, self._on_revoked)
+        self.app = application(self.plant, self.name, self.ownership)
+        self.watchdog = Watchdog(
+            stop_s=agents.session_timeout_s * 2 / 3,  # Kafka counts from the last heartbeat, up to a third earlier
+            patience_s=agents.watchdog_s,
+            progress=self._progress,
+            is_stuck=self._is_stuck,
+        )
+        self.worker = self._make_worker(self)
+        self.app.agent(source_topic(self.app, self.plant, self.sources), concurrency=1)(self._agent)
+        self.watchdog.start()
+
+    async def _agent(self, stream: Any) -> None:
+        async for event in stream.noack().events():
+            message = event.message
+            if not self.ownership.accepts(message.topic, message.partition, message.offset):
+                continue
+            try:
+                await self.worker.take(
+                    Partition(message.topic, message.partition), message.offset, message.key, message.value
+                )
+            except Exception as error:
+                log.exception("%s: failed at %s/%d offset %d", self.name, *message.tp, message.offset)
+                leave(f"{self.name}: {error!r}")
+
+    async def _on_assigned(self, positions: Mapping[Partition, Positions]) -> None:
+        try:
+            await self.worker.assigned(positions)
+        except Exception as error:
+            log.exception("%s: cannot begin", self.name)
+            leave(f"{self.name}: cannot begin: {error!r}")
+
+    async def _on_revoked(self) -> None:
+        try:
+            async with asyncio.timeout(REVOKE_S):
+                await self.worker.revoked()
+        except TimeoutError:
+            leave(f"{self.name}: rows still on their way {REVOKE_S:.0f} s after their partitions were revoked")
+
+    async def _start(self) -> None:
+        await self.app.start()
+        await self.app.wait_until_stopped()
+
+    async def _beat(self) -> None:
+        while True:
+            self.watchdog.beat()
+            if self.ownership.assigned:
+                self.ownership.lag()
+            await asyncio.sleep(BEAT_S)
+
+    async def _save_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(self.plant.agents.checkpoint_s)
+            await self.worker.save()
+
+    async def _stop(self, running: list["asyncio.Task[None]"]) -> None:
+        log.info("%s: stopping", self.name)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_S):
+                self.ownership.pause()
+                await self.worker.save()
+                await self.worker.close()
+        self.watchdog.stop()
+        for task in running[1:]:
+            task.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_S):
+                await self.app.stop()
+        self.outbox.close(STOP_S)
+
+    def _progress(self) -> object:
+        """Changes while the process advances: offsets accepted and committed, assignments, rows recovered."""
+        ours = self.ownership
+        return sum(ours.expected.values()), sum(dict(ours.committed).values()), ours.term, self.worker.progress()
+
+    def _is_stuck(self) -> str | None:
+        """Asked by the watchdog's thread when nothing has changed for long: is there anything to do?"""
+        ends = _log_ends(self.plant.kafka, self.ownership.expected)
+        if ends is None:
+            return None  # Kafka does not answer; whoever waits for it is not stuck
+        if not self.ownership.assigned:
+            return "no partitions were assigned, or a recovery does not end"
+        committed = dict(self.ownership.committed)
+        lag = sum(max(0, end - committed.get(tp, end)) for tp, end in ends.items())
+        return f"{lag} records wait" if lag else None
+
+
+def _log_ends(kafka: Kafka, tps: Mapping[Partition, int]) -> dict[Partition, int] | None:
+    """Where the partitions end, asked past everything of Faust's; None where Kafka does not answer."""
+    from confluent_kafka import Consumer, TopicPartition
+
+    from runtime.kafka import client_settings
+
+    client = Consumer({**client_settings(kafka), "group.id": "unused"})
+    try:
+        client.list_topics(timeout=5)
+        return {tp: client.get_watermark_offsets(TopicPartition(*tp), timeout=5)[1] for tp in tps}
+    except KafkaException:
+        return None
+    finally:
+        client.close()
+
+
+async def _topics_exist(kafka: Kafka, ending: asyncio.Event) -> bool:
+    """Wait for Kafka and for our topics, as long as it takes. False: the process was told to end meanwhile."""
+    delay_s = 0.2
+    while not ending.is_set():
+        try:
+            await asyncio.to_thread(create_topics, kafka)
+        except KafkaException as error:
+            log.warning("Kafka at %s: %s; trying again", kafka.address, error)
+            RETRIES.labels(dependency="kafka").inc()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ending.wait(), delay_s)
+            delay_s = min(2 * delay_s, LONGEST_RETRY_S)
+        else:
+            return True
+    return False

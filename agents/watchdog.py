@@ -1,0 +1,102 @@
+"""Leaving the process when going on would be wrong or useless, and the thread that watches for it.
+
+A process that was stopped for longer than its group waits for it (SIGSTOP, a suspended machine) is a zombie: another
+one has taken over its partitions. It learns that from Kafka only with its next heartbeat and would write until then,
+so it goes by the monotonic clock instead, which runs on while a process is stopped. May not know Faust.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import NoReturn
+
+from runtime.exit_codes import RESTART_ME
+from runtime.metrics import HEALTHY
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.25
+
+
+def leave(reason: str, code: int = RESTART_ME) -> NoReturn:
+    """End this process at once without acknowledging anything, so that a supervisor starts the next one."""
+    log.critical("%s; leaving without acknowledging (exit code %d)", reason, code)
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+    os._exit(code)
+
+
+class Watchdog:
+    """Leaves the process when it stood still for `stop_s`, or when something expected did not happen for `patience_s`.
+
+    `beat()` is called by the event loop every second or so. `progress` returns a value that changes whenever work
+    advances. `is_stuck` is asked, in the watchdog's thread, only after `patience_s` without progress: it returns the
+    reason, or None where there was nothing to do (then patience begins anew). A reason leaves the process.
+    """
+
+    def __init__(
+        self,
+        *,
+        stop_s: float,
+        patience_s: float,
+        progress: Callable[[], object],
+        is_stuck: Callable[[], str | None],
+        leave: Callable[[str], object] = leave,
+    ) -> None:
+        self._stop_s, self._patience_s = stop_s, patience_s
+        self._progress, self._is_stuck, self._leave = progress, is_stuck, leave
+        now = time.monotonic()
+        self._tick_s = self._beat_s = self._moved_s = now
+        self._last: object = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._tick_s = self._beat_s = self._moved_s = time.monotonic()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Watch no longer."""
+        self._stopping.set()
+
+    def beat(self) -> None:
+        """The event loop lives."""
+        self._beat_s = time.monotonic()
+
+    def heartbeat(self) -> None:
+        """Waiting is on purpose: patience begins anew."""
+        self._moved_s = time.monotonic()
+
+    def refuse_zombie(self) -> None:
+        """Called before every write that another owner must not see: leaves if this process has stood still."""
+        self._check_stop(time.monotonic())
+
+    def _check_stop(self, now: float) -> None:
+        if now - self._tick_s > self._stop_s:
+            self._leave(f"this process stood still for {now - self._tick_s:.1f} s; another one may have taken over")
+
+    def _run(self) -> None:
+        while not self._stopping.wait(TICK_S):
+            now = time.monotonic()
+            self._check_stop(now)
+            self._tick_s = now
+            self.look(now)
+
+    def look(self, now: float) -> None:
+        """One look at everything but standstill, at monotonic time `now` in s."""
+        if now - self._beat_s > self._patience_s:
+            self._leave(f"the event loop has been stuck for {now - self._beat_s:.0f} s")
+        current = self._progress()
+        if current != self._last:
+            self._last = current
+            self._moved_s = now
+            HEALTHY.set(1)
+        elif now - self._moved_s > self._patience_s:
+            reason = self._is_stuck()
+            if reason is not None:
+                HEALTHY.set(0)
+                self._leave(f"no progress for {now - self._moved_s:.0f} s: {reason}")
+            self._moved_s = now

@@ -1,0 +1,61 @@
+"""A worker process for the tests: one stage over a prefix of topics, with fail points that only this process has.
+
+usage: python -m tests.agents.stage_worker BOOTSTRAP PREFIX STAGE [PARTITIONS]
+FAIL_POINT=<name>:<n> kills it with SIGKILL the n-th time the point is passed. PARAMS is given to the counting stage.
+"""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+from agents.stage import run_stage
+from runtime import logs, metrics
+from runtime.config import Plant
+from schemas.topics import RAW, VALIDATED
+from tests.agents.counting import COUNTING
+
+
+def fail_point() -> Callable[[str], None]:
+    """What FAIL_POINT asks for."""
+    wanted, _, times = os.environ.get("FAIL_POINT", "").partition(":")
+    left = int(times or 0)
+
+    def passed(name: str) -> None:
+        nonlocal left
+        if name == wanted:
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return passed
+
+
+def main() -> int:
+    bootstrap, prefix, stage, *rest = sys.argv[1:]
+    logs.configure(f"{stage}-{os.getpid()}", logging.INFO)
+    metrics.serve()
+    options = dict(part.split("=") for part in rest)
+    plant = Plant.model_validate(
+        {
+            "kafka": {"bootstrap": bootstrap, "prefix": prefix, "partitions": int(options.get("partitions", "4"))},
+            "agents": {"checkpoint_s": float(options.get("checkpoint_s", "1")), "watchdog_s": 20},
+        }
+    )
+    if stage != "counting":
+        from agents.validation import run
+
+        return run(plant)
+    return run_stage(
+        plant,
+        COUNTING,
+        source=RAW,
+        outputs=lambda out: [(VALIDATED, out.asset.encode(), out)],
+        params=os.environ.get("PARAMS"),
+        fail_point=fail_point(),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
