@@ -12,6 +12,7 @@ import json
 import platform
 import shutil
 import stat
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -88,6 +89,23 @@ def mosquitto_program() -> Path:
     if found is None:
         raise ServiceError("mosquitto was installed but is not on PATH")
     return Path(found)
+
+
+def compose_command() -> list[str]:
+    """Return the command of Docker Compose; as root, Debian's docker-compose is installed where there is none.
+
+    Raises MissingToolError where it can be neither found nor installed. No Docker engine is needed to check a file.
+    """
+    if find_program("docker-compose") is None and _docker_has_compose():
+        return ["docker", "compose"]
+    ensure_debian_packages("Checking docker-compose.yml", {"docker-compose": "docker-compose"})
+    return ["docker-compose"]
+
+
+def _docker_has_compose() -> bool:
+    if find_program("docker") is None:
+        return False
+    return subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
 
 
 def _cached(name: str, version: str, recipe: str, build: Callable[[Path, Path], None]) -> Path:

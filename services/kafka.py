@@ -70,7 +70,7 @@ class Kafka(Service):
     def prepare(self) -> list[str]:
         """Write the settings, format a fresh data folder, and return the broker's command line."""
         settings = self.directory / "server.properties"
-        settings.write_text("".join(f"{key}={value}\n" for key, value in self._settings().items()))
+        settings.write_text("".join(f"{key}={value}\n" for key, value in self.settings().items()))
         (self.directory / "log4j2.properties").write_text(_LOG4J)
         self._format_if_fresh(settings)
         return [*self._java(*JVM_OPTIONS), "kafka.Kafka", str(settings)]
@@ -117,7 +117,8 @@ class Kafka(Service):
         if done.returncode != 0:
             raise ServiceError(f"formatting Kafka's data folder failed:\n{done.stdout}{done.stderr}")
 
-    def _settings(self) -> dict[str, str]:
+    def settings(self) -> dict[str, str]:
+        """Return the broker's settings, as written to server.properties."""
         listeners = f"PLAINTEXT://{self.host}:{self.port}"
         return {
             "process.roles": "broker,controller",

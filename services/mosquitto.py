@@ -97,8 +97,9 @@ class Mosquitto(Service):
         client.loop_stop()
         return answered
 
-    def _global_lines(self) -> list[str]:
-        settings = {
+    def settings(self) -> dict[str, str]:
+        """Return the broker's global settings, as written to mosquitto.conf."""
+        return {
             # Security settings per listener only when there are such: mosquitto then no longer inherits them.
             "per_listener_settings": _bool(bool(self.listeners)),
             "persistence": "true",
@@ -116,11 +117,13 @@ class Mosquitto(Service):
             "connection_messages": "true",
             **self.extra_settings,
         }
+
+    def _global_lines(self) -> list[str]:
         # As root, mosquitto would change to a user that may not write to our data folder.
         user = ["user root"] if os.geteuid() == 0 else []
         types = [f"log_type {kind}" for kind in ("error", "warning", "notice")]
         stamps = ["log_timestamp true", "log_timestamp_format %Y-%m-%dT%H:%M:%S"]
-        return [*(f"{key} {value}" for key, value in settings.items()), *user, *types, *stamps]
+        return [*(f"{key} {value}" for key, value in self.settings().items()), *user, *types, *stamps]
 
     def _listener_lines(self) -> list[str]:
         own = Listener(self.port, allow_anonymous=True)
