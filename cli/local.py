@@ -63,7 +63,7 @@ def begin(config: Path | None, run_dir: Path, foreground: bool = False) -> dict[
         processes(plant),
         external_addresses(plant),
         foreground,
-        (topics_command(),),
+        init=(topics_command(),),
         on_progress=progress,
     )
 
