@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 Span = tuple[float, float]
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
@@ -106,6 +106,7 @@ class Mqtt(Section):
     filters: tuple[str, ...] = ("reactor/+/sensor/#",)
     qos: Literal[0, 1] = 1
     receive_maximum: int = Field(128, ge=1, le=128)  # validation remembers 128 readings per tag
+    payload_bytes_max: int = Field(1024 * 1024, ge=1024, le=8 * 1024 * 1024)  # larger ones are rejected
     session_expiry_s: int = Field(7 * 86_400, ge=0, le=0xFFFFFFFF)
     keepalive_s: int = Field(20, ge=5, le=600)
     username: str | None = None
@@ -129,6 +130,20 @@ class Mqtt(Section):
     def password(self) -> str | None:
         """Password of `username`."""
         return secret("MQTT_PASSWORD", self.password_file)
+
+    @field_validator("filters")
+    @classmethod
+    def _usable(cls, filters: tuple[str, ...]) -> tuple[str, ...]:
+        if not filters:
+            raise ValueError("allowed is at least one topic filter")
+        for text in filters:
+            *before, last = text.split("/")
+            whole = all(level == "+" or not set(level) & {"+", "#"} for level in before)
+            if not text or "\0" in text or not whole or (last not in ("+", "#") and set(last) & {"+", "#"}):
+                raise ValueError(f"{text!r} is no MQTT topic filter; + stands for a whole level, # for all at the end")
+            if before and before[0] == "$share":
+                raise ValueError(f"{text!r}: a shared subscription loses the order of readings; split by static filters")
+        return filters
 
 
 class OpcuaNode(Section):
@@ -158,6 +173,8 @@ class Opcua(Section):
     security: Literal["Basic256Sha256", "Aes128Sha256RsaOaep", "Aes256Sha256RsaPss", "None"] = "Basic256Sha256"
     mode: Literal["SignAndEncrypt", "Sign", "None"] = "SignAndEncrypt"
     certificate_dir: Path = Path("~/.config/process-twin/opcua")
+    #: Up to when each tag is in Kafka, and the session to take over after a crash. Must outlive the process.
+    state_dir: Path = Path("~/.local/state/process-twin")
     server_certificate: Path | None = None  # pinned; None: the one pinned in certificate_dir by `twin browse --trust`
     username: str | None = None
     password_file: Path | None = None  # else OPCUA_PASSWORD
@@ -219,19 +236,23 @@ class Validation(Section):
 
 
 class Estimation(Section):
-    """Noise and tests of the Kalman filter of one tag. Variances in unit², times in s."""
+    """Noise and tests of the Kalman filter of one tag. Variances in unit² of the tag, times in s.
 
-    process_noise: Positive = 0.01
-    measurement_noise: Positive = 0.5
+    Without `measurement_noise` the kind's typical noise applies (0.5 K² for a temperature); where kind or unit are
+    unknown the filter still smooths, but its gate is off, as nobody has said how far a reading may be from it.
+    """
+
+    process_noise: Positive | None = None  # None: 0.02 times the measurement noise
+    measurement_noise: Positive | None = None  # None: by kind
     noise_model: Literal["identity", "white_acceleration"] = "identity"
     suspect_factor: float = Field(10.0, ge=1)  # measurement noise of a suspect reading, times
-    initial_variance: Positive = 1.0
+    initial_variance: Positive | None = None  # None: twice the measurement noise
     gate_nis: Positive | None = 25.0  # a reading beyond this does not move the state
     gate_limit: int = Field(5, ge=1, le=1000)  # so many in a row restart the filter
     nis_window: int = Field(50, ge=5, le=1000)
     nis_confidence: float = Field(0.99, gt=0.5, lt=1)
-    drift_delta: Positive | None = None  # Page-Hinkley on the normalised innovation
-    drift_threshold: Positive | None = None
+    drift_delta: Positive | None = None  # Page-Hinkley on the normalised innovation: drift tolerated; None: 0.5
+    drift_threshold: Positive | None = None  # None: no drift test
 
 
 class Tag(Section):
@@ -242,6 +263,7 @@ class Tag(Section):
     interval_s: Positive | None = None  # expected (MQTT), sampling or reading (OPC UA) interval
     deadband: Positive | None = None  # edge reduction, in the unit: drop changes not greater than this
     swinging_door: Positive | None = None  # edge reduction, in the unit: largest deviation of the compressed trend
+    reduction_max_s: Positive = 60.0  # edge reduction keeps a reading at least so often; less than interval × gap_factor
     validation: Validation = Validation()
     estimation: Estimation = Estimation()
 

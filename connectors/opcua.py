@@ -1,0 +1,190 @@
+"""The OPC UA connector's process: connect, subscribe, hand over, and do it again whenever the server fails.
+
+Guarantees: a notification is acknowledged only after Kafka has its readings; what the server could not keep for us
+becomes a gap frame or comes from its history. Ends only when told to, or with RESTART_ME when Kafka's client is
+beyond repair. May not know agents.
+"""
+
+import asyncio
+import logging
+import signal
+import time
+
+from connectors import opcua_history
+from connectors.delivery import Delivery
+from connectors.framer import Framer
+from connectors.health import Health
+from connectors.opcua_binary import MalformedAnswer, Value
+from connectors.opcua_intake import Intake
+from connectors.opcua_memory import Memory
+from connectors.opcua_nodes import Nodes
+from connectors.opcua_outlet import Outlet
+from connectors.opcua_session import TROUBLE, Session, describe
+from connectors.opcua_subscription import Subscription
+from connectors.opcua_values import Item
+from connectors.opcua_watch import Watch, read_cyclically, together
+from runtime.config import Opcua, Plant
+from runtime.exit_codes import BAD_CONFIGURATION, OK
+from runtime.load import ConfigurationError
+from runtime.metrics import RETRIES
+
+log = logging.getLogger(__name__)
+
+PART = "opcua"
+STAGE = "connector.opcua"
+RETRY_FIRST_S, RETRY_MAX_S = 0.25, 5.0
+STOP_S = 10.0
+
+
+def run(plant: Plant, connector_id: str) -> int:
+    """Run one connector until SIGTERM or SIGINT. Returns an exit code."""
+    config = next(o for o in plant.opcua if o.id == connector_id)
+    try:
+        nodes = Nodes(plant, config)
+    except ConfigurationError as error:
+        for problem in error.problems:
+            log.error(problem)
+        return BAD_CONFIGURATION
+    return asyncio.run(Connector(plant, config, nodes).serve())
+
+
+class Connector:
+    """One server, one session at a time."""
+
+    def __init__(self, plant: Plant, config: Opcua, nodes: Nodes) -> None:
+        self._config = config
+        self._nodes = nodes
+        self._health = Health()
+        self._memory = Memory(config.state_dir, config.id)
+        self._delivery = Delivery(plant.kafka, STAGE, self._health)
+        framing = config.framing.model_copy(update={"linger_s": 0.0})  # one publish answer is one frame per asset
+        self._outlet = Outlet(Framer(config.id, time.time_ns(), framing), self._delivery)
+        self._intake: Intake | None = None
+        self._cause = "connector was not running"  # of the hole before the next new subscription
+
+    async def serve(self) -> int:
+        """Until SIGTERM or SIGINT."""
+        stopping = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        heart = asyncio.create_task(self._beat())
+        try:
+            await self._keep_connected(stopping)
+        finally:
+            heart.cancel()
+        everything = await asyncio.to_thread(self._delivery.close, STOP_S / 2)
+        log.info("stopped%s", "" if everything else "; what is unconfirmed will be asked for again")
+        return OK
+
+    async def _keep_connected(self, stopping: asyncio.Event) -> None:
+        stop = asyncio.create_task(stopping.wait())
+        wait_s = RETRY_FIRST_S
+        while not stopping.is_set():
+            work = asyncio.create_task(self._work(stopping))
+            await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if stopping.is_set():
+                await self._finish(work)
+                break
+            error = work.exception()
+            if not isinstance(error, TROUBLE):
+                raise error or RuntimeError("the connector's work ended by itself")
+            if self._health.reason(PART) == "":
+                wait_s = RETRY_FIRST_S
+            self._outlet.connected(False)
+            self._health.ill(PART, f"{self._config.address}: {describe(error)}")
+            RETRIES.labels(PART).inc()
+            await asyncio.wait({stop}, timeout=wait_s)
+            wait_s = min(2 * wait_s, RETRY_MAX_S)
+
+    async def _finish(self, work: asyncio.Task[None]) -> None:
+        work.cancel()
+        done, _ = await asyncio.wait({work}, timeout=STOP_S)
+        if not done:
+            log.warning("the session did not end in %.0f s", STOP_S)
+        elif not work.cancelled() and (error := work.exception()) is not None:
+            log.info("while stopping: %s", describe(error))
+
+    async def _work(self, stopping: asyncio.Event) -> None:
+        """One session, from connecting to its end by TROUBLE or by being cancelled."""
+        resumable = self._memory.resumable
+        if resumable is not None and resumable.url != self._config.address:
+            resumable = None
+        session = await Session.open(self._config, resumable)
+        try:
+            intake, subscription = await self._subscribe(session)
+            self._outlet.connected(True)
+            self._health.well(PART)
+            self._cause = "subscription lost"
+            await together(
+                subscription.run(), Watch(session, subscription, intake).run(), read_cyclically(session, intake)
+            )
+        except MalformedAnswer:
+            self._memory.keep(None)  # asking for the same message again would not help
+            raise
+        finally:
+            await self._leave(session, for_good=stopping.is_set())
+
+    async def _subscribe(self, session: Session) -> tuple[Intake, Subscription]:
+        items = await self._nodes.items(session)
+        if not items:
+            raise ConnectionError(
+                f"no variable matches discover = {self._config.discover!r}, and no node is configured"
+            )
+        resumable = self._memory.resumable if session.resumed and self._memory.same_items(items) else None
+        orphan = self._memory.resumable.subscription if session.resumed and self._memory.resumable else None
+        intake = await self._intake_of(session, items)
+        subscription = Subscription(session, items, self._memory, intake)
+        cyclic = [i for i, item in enumerate(items) if item.cyclic]
+        intake.expect_hole(cyclic, self._cause)
+        if resumable is not None and await subscription.take_over(resumable):
+            log.info("%s: went on with our subscription of %d items", self._config.address, len(items))
+            return intake, subscription
+        subscription = Subscription(session, items, self._memory, intake)
+        if orphan is not None:
+            await subscription.delete(orphan)
+        intake.expect_hole(range(len(items)), self._cause)
+        await subscription.create()
+        log.info(
+            "%s: subscribed to %d items of %d assets, %d absent",
+            self._config.address,
+            len(items) - len(cyclic),
+            len({item.asset for item in items}),
+            len(subscription.absent),
+        )
+        return intake, subscription
+
+    async def _intake_of(self, session: Session, items: list[Item]) -> Intake:
+        """The one we have goes on, with what it still expects, as long as the items are the same."""
+
+        async def recall(item: Item, since_ns: int, until_ns: int) -> tuple[list[Value], bool] | None:
+            return await opcua_history.recall(session, item, since_ns, until_ns)
+
+        if self._intake is not None and self._memory.same_items(items):
+            self._intake.recall = recall
+            return self._intake
+        if self._intake is not None:
+            await self._intake.settled()
+        self._memory.bind(items)
+        self._intake = Intake(items, self._memory, self._outlet, recall)
+        return self._intake
+
+    async def _leave(self, session: Session, for_good: bool) -> None:
+        """Told to stop: confirm what is under way, then end the subscription. Else cut the connection only, so that
+        the server keeps its queues for us."""
+        if for_good and self._intake is not None:
+            try:
+                await asyncio.wait_for(self._intake.settled(), STOP_S / 2)
+            except TimeoutError:
+                for_good = False  # Kafka is away: what it does not have must stay with the server
+        if for_good:
+            await session.close()
+            self._memory.keep(None)
+        else:
+            await session.drop()
+
+    async def _beat(self) -> None:
+        """Heartbeats of silent assets, whatever the connection does."""
+        while True:
+            due_s = self._outlet.due_in_s()
+            await asyncio.sleep(0.5 if due_s is None else min(max(due_s, 0.05), 0.5))
+            await self._outlet.heartbeats()

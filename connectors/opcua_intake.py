@@ -1,0 +1,147 @@
+"""Takes values off a subscription or a read and sees them into Kafka, with the gaps between them.
+
+Knows per item what came last, so it can say from when to when something is missing: after an overflow, a lost
+notification, a time without subscription. Such a hole is filled from the server's history where the node is marked
+`historised`; else a gap frame tells of it. Never drops a value but an exact repetition.
+"""
+
+import asyncio
+import logging
+import struct
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+from connectors.framer import Reading
+from connectors.opcua_binary import Value
+from connectors.opcua_memory import Memory
+from connectors.opcua_outlet import GapNote, Outlet
+from connectors.opcua_values import Item, is_bad, overflowed, reading
+from runtime.metrics import REPEATED
+from schemas.frames import Gap
+from schemas.quality import Mark
+
+log = logging.getLogger(__name__)
+
+#: History of an item between two times (exclusive), and whether it reaches back to the first. None: there is none.
+Recall = Callable[[Item, int, int], Awaitable[tuple[list[Value], bool] | None]]
+_Gaps = dict[tuple[str, int, int, str], list[str]]
+
+
+class Intake:
+    """Readings of one list of items. `memory` must be bound to the same items."""
+
+    def __init__(self, items: Sequence[Item], memory: Memory, outlet: Outlet, recall: Recall) -> None:
+        self.items = items
+        self._memory = memory
+        self._outlet = outlet
+        self.recall = recall
+        self._latest: list[Value | None] = [None] * len(items)
+        self._holes: dict[int, str] = {}
+        self._running: set[asyncio.Task[None]] = set()
+        self._order = asyncio.Lock()
+        self.heard_s = [0.0] * len(items)  # monotonic, when an item last gave a value
+
+    def expect_hole(self, handles: Iterable[int], cause: str) -> None:
+        """Something may be missing until these items' next value; from when is known from what came last."""
+        for handle in handles:
+            self._holes.setdefault(handle, cause)
+
+    def last_ns(self, handle: int) -> int | None:
+        """Source time of the item's newest value in Kafka."""
+        return self._memory.last_ns(handle)
+
+    async def take(self, values: Sequence[Value], may_have_overflowed: bool = False) -> None:
+        """See values into Kafka. Being cancelled does not stop what has begun; `settled` waits for that.
+
+        `may_have_overflowed`: the server's queues had time to overflow, and not every server says that they did.
+        """
+        task = asyncio.create_task(self._take(values, may_have_overflowed))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        await asyncio.shield(task)
+
+    def lost(self, cause: str) -> None:
+        """Notifications are lost and nobody knows of which items: each has a hole until its next value."""
+        self.expect_hole((i for i, item in enumerate(self.items) if not item.cyclic), cause)
+
+    async def settled(self) -> None:
+        """Wait until everything that was taken is in Kafka."""
+        while self._running:
+            await asyncio.wait(self._running)
+
+    async def _take(self, values: Sequence[Value], may_have_overflowed: bool) -> None:
+        async with self._order:
+            arrival_ns, heard_s = time.time_ns(), time.monotonic()
+            readings: list[Reading] = []
+            gaps: _Gaps = {}
+            newest: dict[int, int] = {}
+            if may_have_overflowed:
+                self._suspect_full_queues(values)
+            for value in values:
+                handle = value.handle
+                if handle >= len(self.items):
+                    log.warning("the server sent a value for an unknown item (handle %d)", handle)
+                    continue
+                self.heard_s[handle] = heard_s
+                if self._is_repetition(value):
+                    REPEATED.inc()
+                    self._holes.pop(handle, None)  # nothing was written meanwhile
+                    continue
+                item = self.items[handle]
+                new = reading(item, value, arrival_ns)
+                since_ns = newest.get(handle, self._memory.last_ns(handle))
+                if since_ns is not None and new.source_time_ns > since_ns:
+                    recalled = await self._look_back(value, item, since_ns, new.source_time_ns, gaps)
+                    readings += [reading(item, v, arrival_ns) for v in recalled]
+                elif value.source_ns is not None or value.server_ns is not None:
+                    self._holes.pop(handle, None)  # nothing was written meanwhile
+                readings.append(new)
+                if not (new.mark & Mark.ARRIVAL_TIME_USED and is_bad(value.status)):  # that is when we saw it missing
+                    newest[handle] = max(new.source_time_ns, since_ns or new.source_time_ns)
+            if not readings:
+                return
+            await self._outlet.write(readings, _notes(gaps))
+            for handle, time_ns in newest.items():
+                self._memory.remember(handle, time_ns)
+
+    async def _look_back(self, value: Value, item: Item, since_ns: int, until_ns: int, gaps: _Gaps) -> list[Value]:
+        """Notes the gap before a value, or gives what history has of it."""
+        if overflowed(value.status):
+            cause = "the server's queue overflowed"
+        elif value.handle in self._holes and (value.source_ns or value.server_ns):
+            cause = self._holes.pop(value.handle)
+        else:
+            return []
+        found = await self.recall(item, since_ns, until_ns) if item.historised else None
+        if found is None:
+            gaps.setdefault((item.asset, since_ns, until_ns, cause), []).append(item.tag)
+            return []
+        recalled, reaches_back = found
+        if not reaches_back:
+            end_ns = next((v.source_ns for v in recalled if v.source_ns), until_ns)
+            gaps.setdefault((item.asset, since_ns, end_ns, cause), []).append(item.tag)
+        return recalled
+
+    def _suspect_full_queues(self, values: Sequence[Value]) -> None:
+        for handle, n in Counter(value.handle for value in values).items():
+            if handle < len(self.items) and n >= self.items[handle].queue_size:
+                self._holes.setdefault(handle, "the server's queue was full")
+
+    def _is_repetition(self, value: Value) -> bool:
+        before, self._latest[value.handle] = self._latest[value.handle], value
+        return (
+            before is not None
+            and value.source_ns is not None
+            and value.source_ns == before.source_ns
+            and value.status == before.status
+            and value.text == before.text
+            and struct.pack("d", value.value) == struct.pack("d", before.value)
+        )
+
+
+def _notes(gaps: _Gaps) -> list[GapNote]:
+    return [
+        GapNote(asset=asset, gap=Gap(from_ns=start, to_ns=end, cause=cause), tags=tuple(tags))
+        for (asset, start, end, cause), tags in gaps.items()
+    ]

@@ -1,0 +1,80 @@
+"""The way from readings to Kafka: through the framer, out as frames, back when Kafka has them all.
+
+One write at a time, so the order of frames per asset is the order of the writes. May not know OPC UA.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from connectors.delivery import Delivery
+from connectors.framer import Framer, Reading
+from schemas.frames import Frame, Gap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GapNote:
+    """A gap frame to write: a hole in some tags of an asset (none: all of its tags)."""
+
+    asset: str
+    gap: Gap
+    tags: tuple[str, ...] = ()
+
+
+class Outlet:
+    """Belongs to one event loop. `framer` must have linger 0: what one write brings leaves at once."""
+
+    def __init__(self, framer: Framer, delivery: Delivery) -> None:
+        self._framer = framer
+        self._delivery = delivery
+        self._busy = asyncio.Lock()
+
+    async def write(self, readings: Iterable[Reading], gaps: Iterable[GapNote] = ()) -> None:
+        """Gaps first, then the readings, in order. Returns when Kafka has confirmed all of them."""
+        async with self._busy:
+            now_ns = time.time_ns()
+            for note in gaps:
+                self._framer.gap(note.asset, note.gap, note.tags, now_ns)
+            for reading in readings:
+                self._framer.add(reading, now_ns)
+            await self._send(now_ns)
+
+    async def heartbeats(self) -> None:
+        """Write the heartbeats that are due; none while a write waits for Kafka, so nothing piles up."""
+        if self._busy.locked():
+            return
+        async with self._busy:
+            await self._send(time.time_ns())
+
+    def connected(self, up: bool) -> None:
+        """Connection status that frames carry from now on."""
+        self._framer.connected(up)
+
+    def due_in_s(self) -> float | None:
+        """Time until a heartbeat is due; None where there is no asset yet."""
+        due_ns = self._framer.next_due_ns()
+        return None if due_ns is None else max(0.0, (due_ns - time.time_ns()) / 1e9)
+
+    @property
+    def assets(self) -> tuple[str, ...]:
+        """Every asset seen so far."""
+        return self._framer.assets
+
+    async def _send(self, now_ns: int) -> None:
+        frames: list[Frame] = [frame for frame, _ in self._framer.due(now_ns, flush=True)]
+        if not frames:
+            return
+        loop = asyncio.get_running_loop()
+        all_confirmed = asyncio.Event()
+        left = len(frames)
+
+        def confirmed() -> None:  # runs in the poll thread, one at a time
+            nonlocal left
+            left -= 1
+            if left == 0:
+                loop.call_soon_threadsafe(all_confirmed.set)
+
+        for frame in frames:
+            self._delivery.send(frame, confirmed)
+        await all_confirmed.wait()
