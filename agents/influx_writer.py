@@ -126,6 +126,7 @@ class InfluxWriter:
     def _answered(self) -> None:
         if self._trouble is not None:
             log.info("InfluxDB stores again")
+            metrics.HEALTHY.set(1)
         self._trouble = None
         self._told = False
         metrics.CONNECTED.labels(PEER).set(1)
@@ -138,6 +139,8 @@ class InfluxWriter:
         if status != self._trouble:
             log.warning("%s; trying again for ever, next in %g s", sentence, wait_s)
         self._trouble = status
+        if refused:
+            metrics.HEALTHY.set(0)
         if refused and not self._told:
             self._told = True
             await self._on_refused(sentence)

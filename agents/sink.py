@@ -47,7 +47,7 @@ Warn = Callable[[Alert], Awaitable[None]]
 
 def run(plant: Plant) -> int:
     """Store until SIGTERM or SIGINT; return the exit code."""
-    sink = Sink(plant, stage.reject, stage.alert)
+    sink = Sink(plant, reject=stage.reject, warn=stage.alert, heartbeat=stage.heartbeat)
     return stage.run_tableless(plant, NAME, SOURCES, sink.handle, on_stop=sink.close)
 
 
@@ -77,13 +77,14 @@ class Sink:
     """Turns batches of records into points.
 
     `reject` is awaited for everything that cannot be stored, `warn` once when InfluxDB begins to refuse our token,
-    organisation or bucket.
+    organisation or bucket; `heartbeat` is called every few seconds while waiting for InfluxDB.
     """
 
-    def __init__(self, plant: Plant, reject: Reject, warn: Warn) -> None:
+    def __init__(self, plant: Plant, *, reject: Reject, warn: Warn, heartbeat: Callable[[], None]) -> None:
         self._plant = plant
         self._reject = reject
         self._warn = warn
+        self._heartbeat = heartbeat
         self._writer = InfluxWriter(plant.influxdb, plant.sink.timeout_s, self._on_refused)
         self._confirmations: list[str] = []
         self._later: asyncio.TimerHandle | None = None
@@ -98,12 +99,12 @@ class Sink:
             await self._add(request, received)
             if len(request.lines) >= self._plant.sink.batch_lines or request.characters >= REQUEST_CHARACTERS:
                 # One request at a time: of two states with one event time the later must win.
-                await _patiently(under_way)
+                await self._patiently(under_way)
                 under_way, request = asyncio.create_task(self._store(request)), self._new_request()
             if not under_way.done():
                 await asyncio.sleep(0)  # the request makes its way while the next one is built
-        await _patiently(under_way)
-        await _patiently(asyncio.create_task(self._store(request)))
+        await self._patiently(under_way)
+        await self._patiently(asyncio.create_task(self._store(request)))
         if self._confirmations:
             self._later = asyncio.get_running_loop().call_later(CONFIRMATIONS_WAIT_S, self._write_late)
 
@@ -152,7 +153,6 @@ class Sink:
             request.frames.append(frame)
 
     async def _refuse(self, received: Received, reason: str, payload: bytes, tag: str = "") -> None:
-        metrics.REJECTED.inc()
         await self._reject(
             Rejected(
                 stage=NAME,
@@ -184,6 +184,13 @@ class Sink:
         else:
             await self._refuse(origin, unwanted.reason, line.encode())
 
+    async def _patiently(self, task: asyncio.Task[None]) -> None:
+        """Wait for a task however long it takes, and keep saying that this is on purpose."""
+        while not task.done():
+            await asyncio.wait({task}, timeout=PATIENCE_S)
+            self._heartbeat()
+        task.result()
+
     def _confirm(self, frame: EstimateFrame, stored_ns: int) -> None:
         oldest_ns, newest_ns = int(frame.arrival_time_ns.min()), int(frame.arrival_time_ns.max())
         metrics.FRAMES.inc()
@@ -194,14 +201,6 @@ class Sink:
             self._confirmations.append(frame_line(frame, stored_ns))
         except UnstorableError as error:
             log.warning("no time of storage for a frame of %s: %s", frame.asset, error)
-
-
-async def _patiently(task: asyncio.Task[None]) -> None:
-    """Wait for a task however long it takes, and keep telling the watchdog that this is on purpose."""
-    while not task.done():
-        await asyncio.wait({task}, timeout=PATIENCE_S)
-        stage.heartbeat()
-    task.result()
 
 
 async def _nothing() -> None:

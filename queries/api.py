@@ -15,7 +15,7 @@ import pandas as pd
 from queries.influxql import InfluxQL, Parameter, QueryError
 from queries.moments import Duration, Moment, duration_ns, moment_ns
 from runtime.config import Influxdb
-from schemas.quality import GRADES, Mark
+from schemas.quality import GRADES, Flag, Mark
 
 __all__ = ["Aggregate", "Queries", "QueryError"]
 
@@ -140,7 +140,10 @@ def _indexed(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _readings(rows: pd.DataFrame) -> pd.DataFrame:
-    """Stored fields as the columns that `Queries` promises."""
+    """Stored fields as the columns that `Queries` promises; other writers' points may lack some."""
+    rows = rows.fillna(
+        {"quality": int(Flag.NOT_EVALUATED), "tests": 0, "status": 0, "mark": 0, "arrival_ns": 0, "seq": 0}
+    )
     is_text = (rows["mark"].to_numpy("int64") & int(Mark.TEXT)) != 0
     infinite = rows["reason"].isin(("inf", "-inf")).to_numpy() & ~is_text
     value = rows["value"].to_numpy(copy=True)
