@@ -1,8 +1,7 @@
 """What every stage is: one pure step, and the small tools that stages share.
 
 A stage is folded over frames by an agent (live) or by a replay; both get the same bits. May not know: Kafka, clocks,
-configuration files. Jitted functions may only call jitted functions of their own file: numba's disk cache does not
-notice a change in another one. That is why what is shared here is plain numpy.
+configuration files. What is shared here is plain numpy, since jitted functions are not shared (see `kernels.jit`).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -141,9 +140,11 @@ def usable(frame: ValidatedFrame) -> NDArray[np.bool_]:
 
 
 def readonly(array: NDArray[Any]) -> NDArray[Any]:
-    """A view that cannot be written. Kernels take a frame's columns so: decoded ones are read-only, others are not,
-    and numba would compile every mixture of both anew.
+    """A contiguous view that cannot be written.
+
+    Jitted loops take a frame's columns so: decoded ones are read-only, others are not, and numba would compile every
+    mixture of both anew.
     """
-    view = array.view()
+    view = np.ascontiguousarray(array).view()
     view.flags.writeable = False
     return view
