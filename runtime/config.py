@@ -12,12 +12,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 Span = tuple[float, float]
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Positive = Annotated[float, Field(gt=0)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+#: A limit that can be switched off: TOML has no null, so the file says "off".
+Limit = Annotated[Positive | None, BeforeValidator(lambda value: None if value == "off" else value)]
 
 
 class Section(BaseModel):
@@ -142,7 +144,7 @@ class Mqtt(Section):
             if not text or "\0" in text or not whole or (last not in ("+", "#") and set(last) & {"+", "#"}):
                 raise ValueError(f"{text!r} is no MQTT topic filter; + stands for a whole level, # for all at the end")
             if before and before[0] == "$share":
-                raise ValueError(f"{text!r}: a shared subscription loses the order of readings; split by static filters")
+                raise ValueError(f"{text!r}: a shared subscription loses the order of readings; use static filters")
         return filters
 
 
@@ -205,23 +207,26 @@ class Opcua(Section):
 
 
 class Validation(Section):
-    """Limits of the validation tests for one tag; None switches a test off. Spans are in `unit` of the tag."""
+    """Limits of the validation tests for one tag, spans in the tag's `unit`; "off" (here None) switches a test off.
+
+    Set points (`*.sv`) step by nature: zscore_limit and spike_percent are off for them unless `[tags]` says otherwise.
+    """
 
     fail_span: Span | None = None  # None: by kind
     suspect_span: Span | None = None
-    zscore_limit: Positive | None = 3.0
+    zscore_limit: Limit = 3.0
     zscore_window: int = Field(100, ge=2, le=100)
     zscore_min: int = Field(10, ge=2, le=100)
-    spike_percent: Positive | None = 20.0
-    rate_suspect_per_s: Positive | None = None
-    rate_fail_per_s: Positive | None = None
-    flat_tolerance: Positive | None = None
-    flat_suspect_s: Positive | None = None
-    flat_fail_s: Positive | None = None
-    gap_factor: Positive | None = None  # needs the tag's interval_s
-    ahead_limit_s: Positive | None = 600.0
-    behind_limit_s: Positive | None = None
-    restart_after: int = Field(5, ge=2, le=100)
+    spike_percent: Limit = 20.0
+    rate_suspect_per_s: Limit = None
+    rate_fail_per_s: Limit = None
+    flat_tolerance: Limit = None
+    flat_suspect_s: Limit = None
+    flat_fail_s: Limit = None
+    gap_factor: Limit = None  # needs the tag's interval_s
+    ahead_limit_s: Limit = 600.0
+    behind_limit_s: Limit = None
+    restart_after: int = Field(5, ge=2, le=20)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -232,6 +237,14 @@ class Validation(Section):
         fail, suspect = self.fail_span, self.suspect_span
         if fail and suspect and not (fail[0] <= suspect[0] and suspect[1] <= fail[1]):
             raise ValueError(f"suspect_span = {list(suspect)} must lie inside fail_span = {list(fail)}")
+        for smaller, greater in (
+            ("zscore_min", "zscore_window"),
+            ("rate_suspect_per_s", "rate_fail_per_s"),
+            ("flat_suspect_s", "flat_fail_s"),
+        ):
+            low, high = getattr(self, smaller), getattr(self, greater)
+            if low is not None and high is not None and low > high:
+                raise ValueError(f"{smaller} = {low} must not be greater than {greater} = {high}")
         return self
 
 
@@ -247,7 +260,7 @@ class Estimation(Section):
     noise_model: Literal["identity", "white_acceleration"] = "identity"
     suspect_factor: float = Field(10.0, ge=1)  # measurement noise of a suspect reading, times
     initial_variance: Positive | None = None  # None: twice the measurement noise
-    gate_nis: Positive | None = 25.0  # a reading beyond this does not move the state
+    gate_nis: Limit = 25.0  # a reading beyond this does not move the state
     gate_limit: int = Field(5, ge=1, le=1000)  # so many in a row restart the filter
     nis_window: int = Field(50, ge=5, le=1000)
     nis_confidence: float = Field(0.99, gt=0.5, lt=1)
@@ -263,7 +276,9 @@ class Tag(Section):
     interval_s: Positive | None = None  # expected (MQTT), sampling or reading (OPC UA) interval
     deadband: Positive | None = None  # edge reduction, in the unit: drop changes not greater than this
     swinging_door: Positive | None = None  # edge reduction, in the unit: largest deviation of the compressed trend
-    reduction_max_s: Positive = 60.0  # edge reduction keeps a reading at least so often; less than interval × gap_factor
+    reduction_max_s: Positive = (
+        60.0  # edge reduction keeps one at least so often; must be less than interval_s × gap_factor
+    )
     validation: Validation = Validation()
     estimation: Estimation = Estimation()
 
@@ -282,6 +297,8 @@ class Twin(Section):
 
     windows_s: tuple[Positive, ...] = ()  # e.g. [1, 60, 3600]: aggregates per tag by event time
     quality_window: int = Field(300, ge=10, le=10_000)  # samples in rolling RMSE, MAE, R²
+    residual_limit: Positive | None = 10.0  # alert: model off by so many standard deviations of the estimate …
+    residual_s: Positive = 30.0  # … for so long
 
 
 class Agents(Section):
@@ -300,6 +317,10 @@ class Sink(Section):
     batch_lines: int = Field(20_000, ge=1, le=200_000)
     within_s: float = Field(0.03, ge=0.005, le=5)
     timeout_s: Positive = 30.0
+
+
+#: What holds for tags before any pattern of the file.
+BUILT_IN_TAGS: dict[str, dict[str, Any]] = {"*.sv": {"validation": {"zscore_limit": None, "spike_percent": None}}}
 
 
 class Plant(Section):
@@ -331,7 +352,9 @@ class Plant(Section):
         """Settings of one tag: all matching patterns of `[tags]`, merged."""
         found = self._tags.get((asset, tag))
         if found is None:
-            found = Tag.model_validate(_merged(self.tags, f"{asset}/{tag}"))
+            merged = _merged(BUILT_IN_TAGS, f"{asset}/{tag}")
+            _merge_into(merged, _merged(self.tags, f"{asset}/{tag}"))
+            found = Tag.model_validate(merged)
             self._tags[asset, tag] = found
         return found
 
