@@ -51,12 +51,14 @@ class Journal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
 def line(sample: Sample, sent_ns: int) -> dict[str, Any]:
-    """One line. The value is a C99 hexadecimal float, so that no digit is lost; `garbage` lines hold the bytes as hex."""
+    """One line. The value is a C99 hexadecimal float, so that no digit is lost; `garbage` lines hold bytes as hex."""
     entry: dict[str, Any] = {
         "asset": sample.asset,
         "tag": sample.tag,

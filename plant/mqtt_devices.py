@@ -28,7 +28,6 @@ class Devices:
     """Clients of all assets seen so far. `window`: most messages in flight per client, None for no limit."""
 
     def __init__(self, host: str, port: int, journal: Journal, window: int | None = None) -> None:
-        self.sent: Counter[str] = Counter()
         self._address = (host, port)
         self._journal = journal
         self._window = window
@@ -53,7 +52,6 @@ class Devices:
             self._journal.flush()
             for sample in part:
                 self._devices[sample.asset].publish(topic(sample.asset, sample.tag), payload(sample))
-                self.sent["garbage" if sample.garbage is not None else "repeat" if sample.repeat else "reading"] += 1
 
     def poll(self, timeout_s: float, also: Any = None) -> bool:
         """Serve all connections until something happens or the time is over; whether `also` can be read."""
@@ -111,7 +109,10 @@ class _Device:
         self.unconfirmed = self.confirmed = self.unheard = 0
         self._backoff_s, self._again_at = BACKOFF_S[0], 0.0
         self.client = mqtt.Client(
-            mqtt.CallbackAPIVersion.VERSION2, client_id=f"plant-{asset}", protocol=mqtt.MQTTv5, reconnect_on_failure=False
+            mqtt.CallbackAPIVersion.VERSION2,
+            client_id=f"plant-{asset}",
+            protocol=mqtt.MQTTv5,
+            reconnect_on_failure=False,
         )
         self.client.max_inflight_messages_set(0)
         self.client.on_connect = self._on_connect

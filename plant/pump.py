@@ -38,13 +38,16 @@ class Summary:
     """What a run sent. Counts of readings, unless said otherwise.
 
     `sent` by protocol, without what was sent on purpose a second time (`repeated`) or was never a reading (`garbage`,
-    messages). `by_fault`: readings sent with each kind of fault; `episodes`: faults that happened, by kind.
+    messages); `confirmed` by protocol: taken over by the broker (all messages), acknowledged by OPC UA subscribers.
+    `by_fault`: readings sent with each kind of fault; `episodes`: faults that happened, by kind.
     `unheard`: MQTT messages nobody had subscribed to. `overruns`: OPC UA values written although a subscriber's queue
     was full. `subscribed`, `drained`: OPC UA subscribers were there at the start, and had acknowledged all at the end.
+    `cpu_s`: processor time of the calling process and of both outlets between start and end, in s.
     """
 
     seconds: float
     sent: dict[str, int]
+    confirmed: dict[str, int]
     repeated: int
     garbage: int
     by_fault: dict[str, int]
@@ -67,6 +70,7 @@ class Outside:
     `mqtt` host and port, None: no devices. `opcua_url`, None: no server. `window`: most MQTT messages in flight per
     asset. `subscribers_s`: how long to wait for OPC UA subscriptions to all nodes before the run starts. `linger_s`:
     how long the server stays up at the end for acknowledgements, and for `stop_when` to be true where it is given.
+    `patience_s`: how long an OPC UA value waits for room in a subscriber's queue before it is written all the same.
     """
 
     mqtt: tuple[str, int] | None
@@ -75,6 +79,7 @@ class Outside:
     window: int | None = None
     subscribers_s: float = 30.0
     linger_s: float = 5.0
+    patience_s: float = 10.0
     certificate_dir: Path | None = None
     stop_when: Callable[[], bool] | None = None
     stop: threading.Event = field(default_factory=threading.Event)
@@ -83,15 +88,23 @@ class Outside:
 Source = Callable[[int], Iterable[Tick]]  # start in ns since 1970 → what happens
 
 
-def pump(source: Source, first: Sequence[Sample], assets: Sequence[str], outside: Outside) -> Summary:
-    """Run a source to its end, or until SIGTERM, SIGINT or `outside.stop`.
+def pump(
+    source: Source,
+    first: Sequence[Sample],
+    assets: Sequence[str],
+    outside: Outside,
+    last: Callable[[], Tick] | None = None,
+) -> Summary:
+    """Run a source to its end, or until SIGTERM, SIGINT or `outside.stop`; then send `last`, if there is such.
 
     `first` are the samples OPC UA nodes start with; `assets` those that have MQTT devices. Raises OutletError.
     """
-    with Journal(outside.journal, create=True) as journal, _stopped_by_signals(outside.stop), _outlets(
-        first, assets, outside
-    ) as outlets:
-        started = time.time_ns()
+    with (
+        Journal(outside.journal, create=True) as journal,
+        _stopped_by_signals(outside.stop),
+        _outlets(first, assets, outside) as outlets,
+    ):
+        started, used_s = time.time_ns(), time.process_time()
         totals = _Totals()
         totals.add(first if "opcua" in outlets else ())
         for tick in source(started):
@@ -99,16 +112,22 @@ def pump(source: Source, first: Sequence[Sample], assets: Sequence[str], outside
                 break
             if outside.stop.is_set():
                 break
-            totals.add(tick.samples, tick.events)
-            for event in tick.events:
-                journal.event(event)
-            journal.flush()
-            for protocol, outlet in outlets.items():
-                outlet.send([s for s in tick.samples if s.protocol == protocol])
+            _send(tick, outlets, journal, totals)
+        if last is not None:
+            _send(last(), outlets, journal, totals)
         _wait_for(outside)
         seconds = (time.time_ns() - started) / 1e9
         reports = {protocol: outlet.finish(outside.linger_s) for protocol, outlet in outlets.items()}
-    return totals.summary(seconds, reports)
+    return totals.summary(seconds, time.process_time() - used_s, reports)
+
+
+def _send(tick: Tick, outlets: Mapping[Protocol, Outlet], journal: Journal, totals: "_Totals") -> None:
+    totals.add(tick.samples, tick.events)
+    for event in tick.events:
+        journal.event(event)
+    journal.flush()
+    for protocol, outlet in outlets.items():
+        outlet.send([s for s in tick.samples if s.protocol == protocol])
 
 
 def _wait_for(outside: Outside) -> None:
@@ -134,6 +153,7 @@ def _outlets(first: Sequence[Sample], assets: Sequence[str], outside: Outside) -
                     first=tuple(first),
                     subscribers_s=outside.subscribers_s,
                     linger_s=outside.linger_s,
+                    patience_s=outside.patience_s,
                     certificate_dir=outside.certificate_dir,
                 )
             )
@@ -189,12 +209,13 @@ class _Totals:
             if "kind" in event:
                 self.episodes[event["kind"]] += 1
 
-    def summary(self, seconds: float, reports: Mapping[Protocol, Report]) -> Summary:
+    def summary(self, seconds: float, cpu_s: float, reports: Mapping[Protocol, Report]) -> Summary:
         """The totals together with what the processes report."""
         opcua = reports.get("opcua", Report())
         return Summary(
             seconds=seconds,
             sent=dict(self.sent),
+            confirmed={protocol: report.confirmed for protocol, report in reports.items()},
             repeated=self.repeated,
             garbage=self.garbage,
             by_fault=dict(self.by_fault),
@@ -203,5 +224,5 @@ class _Totals:
             overruns=opcua.overruns,
             subscribed=opcua.subscribed,
             drained=opcua.drained,
-            cpu_s={"plant": time.process_time(), **{p: r.cpu_s for p, r in reports.items()}},
+            cpu_s={"plant": cpu_s, **{p: r.cpu_s for p, r in reports.items()}},
         )

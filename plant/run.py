@@ -47,7 +47,7 @@ def run_plant(
     first = [s for s in instruments.read(plant, time.time_ns()) if s.protocol == "opcua"]
 
     def source(start_ns: int) -> Iterator[Tick]:
-        for tick in _ticks(plant, instruments, injector, start_ns, rate_hz, seconds):
+        for tick in _ticks(plant, instruments, injector, start_ns=start_ns, rate_hz=rate_hz, seconds=seconds):
             if on_sample is not None:
                 on_sample(tick)
             yield tick
@@ -62,16 +62,21 @@ def run_plant(
         stop_when=stop_when,
         stop=stop or threading.Event(),
     )
-    return pump(source, first, instruments.assets, outside)
+    return pump(source, first, instruments.assets, outside, lambda: _what_is_held_back(injector))
 
 
 def _ticks(
-    plant: Reactors, instruments: Instruments, injector: Injector, start_ns: int, rate_hz: float, seconds: float | None
+    plant: Reactors,
+    instruments: Instruments,
+    injector: Injector,
+    *,
+    start_ns: int,
+    rate_hz: float,
+    seconds: float | None,
 ) -> Iterator[Tick]:
-    """One tick per sampling interval, then one with what the faults still hold back."""
+    """One tick per sampling interval."""
     interval_s = 1.0 / rate_hz
     truth_every = max(1, round(rate_hz))
-    due_ns = start_ns
     for n in count(1):
         if seconds is not None and n > round(seconds * rate_hz):
             break
@@ -83,4 +88,7 @@ def _ticks(
         if n % truth_every == 0:
             events += [{"event": "truth", "asset": a, "time_ns": due_ns, **asdict(t)} for a, t in truths.items()]
         yield Tick(due_ns=due_ns, samples=samples, events=events, truths=truths)
-    yield Tick(due_ns=due_ns, samples=injector.rest(), events=injector.events())
+
+
+def _what_is_held_back(injector: Injector) -> Tick:
+    return Tick(due_ns=None, samples=injector.rest(), events=injector.events())

@@ -1,6 +1,7 @@
 """The demo's script: every kind of fault once within a minute, each on a tag of its own, so that none hides another."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from plant.faults import Fault
 
@@ -43,12 +44,12 @@ def _minute(a: str, b: str, c: str) -> list[Fault]:
 
 
 def _fit(fault: Fault, span_s: float) -> Fault:
-    from dataclasses import replace
-
     start_s = fault.start_s * span_s / CYCLE_S
     needs_s = fault.duration_s + fault.settle_s + TAIL_S
     start_s = max(0.0, min(start_s, span_s - needs_s))
-    return replace(fault, start_s=start_s, duration_s=max(0.0, min(fault.duration_s, span_s - start_s - fault.settle_s)))
+    return replace(
+        fault, start_s=start_s, duration_s=max(0.0, min(fault.duration_s, span_s - start_s - fault.settle_s))
+    )
 
 
 def _without_overlaps(faults: Sequence[Fault]) -> list[Fault]:

@@ -1,4 +1,4 @@
-"""Sensors of the reactors: what each measures, how noisy it is and how finely it resolves. Seeded: same seed, same bits.
+"""Sensors of the reactors: what each measures, how noisy it is, how finely it resolves. Same seed, same bits.
 
 Knows the physics' state array, no protocol and no clock (times are passed in).
 """
@@ -59,8 +59,12 @@ SENSORS = (
         decimals=3,
     ),
     Sensor(tag="flow_rate", unit="L/min", protocol="opcua", truth=lambda r: r.state[FLOW], noise=0.5, decimals=3),
-    Sensor(tag="flow_rate.sv", unit="L/min", protocol="opcua", truth=lambda r: r.flow_sv_L_per_min, noise=0, decimals=3),
-    Sensor(tag="temperature.sv", unit="degC", protocol="opcua", truth=lambda r: r.temperature_sv_degC, noise=0, decimals=3),
+    Sensor(
+        tag="flow_rate.sv", unit="L/min", protocol="opcua", truth=lambda r: r.flow_sv_L_per_min, noise=0, decimals=3
+    ),
+    Sensor(
+        tag="temperature.sv", unit="degC", protocol="opcua", truth=lambda r: r.temperature_sv_degC, noise=0, decimals=3
+    ),
     Sensor(tag="ph", unit="pH", protocol="opcua", truth=lambda r: r.state[PH], noise=0.02, decimals=4),
     Sensor(tag="level", unit="%", protocol="opcua", truth=lambda r: r.state[LEVEL], noise=0.05, decimals=3),
 )
