@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import secrets
@@ -81,7 +82,7 @@ class InfluxDB(Service):
                 return False
             if self._request("/api/v2/setup")["allowed"]:
                 self._set_up()
-        except (OSError, ValueError):
+        except (OSError, ValueError, http.client.HTTPException):
             return False
         return True
 

@@ -55,10 +55,13 @@ class RunDir:
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self.logs = self.path / "logs"
-        self.logs.mkdir(parents=True, exist_ok=True)
         self.plan_file = self.path / "plan.json"
         self.state_file = self.path / "supervisor.json"
         self.env_file = self.path / "env"
+
+    def create(self) -> None:
+        """Make the folder; looking at one that is not there makes none."""
+        self.logs.mkdir(parents=True, exist_ok=True)
 
     def log(self, name: str) -> Path:
         """Return the log file of a process; names may contain spaces, file names should not."""

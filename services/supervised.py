@@ -21,8 +21,9 @@ EXIT_RESTART_AT_ONCE = 75
 AT_ONCE_S = 0.2
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
-HEALTHY_AFTER_S = 60.0
-HOT_LOOP_S = 10.0
+# Short enough that a process killed again and again while it works is back within seconds every time, long enough
+# that one which crashes in its start-up is not tried over and over.
+HEALTHY_AFTER_S = 10.0
 MAX_LOG_BYTES = 20 * 1024 * 1024
 
 
@@ -39,7 +40,7 @@ class Backoff:
             self._pause_s = FIRST_PAUSE_S
         # A stage that leaves with 75 wants to come back clean at once. If it does so again within seconds, coming
         # back does not help, and it is paused like any other failure.
-        hot_loop = self._at_once_before and lived_s < HOT_LOOP_S
+        hot_loop = self._at_once_before and lived_s < HEALTHY_AFTER_S
         self._at_once_before = exit_code == EXIT_RESTART_AT_ONCE
         if self._at_once_before and not hot_loop:
             return AT_ONCE_S

@@ -63,6 +63,7 @@ def up(
     wanted = own_services(external)
     install_services(wanted)
     config = None if config_path is None else str(config_path.absolute())
+    folder.create()
     plan = Plan(config, tuple(processes), tuple(init), dict(external))
     if foreground:
         if Keeper(folder, plan).run() != 0:

@@ -10,7 +10,7 @@ def test_pauses_double_up_to_the_longest() -> None:
 
 
 def test_a_healthy_life_resets_the_pause() -> None:
-    """After a minute of life the pauses start from the first again."""
+    """After ten seconds of life the pauses start from the first again."""
     backoff = Backoff()
     for _ in range(5):
         backoff.next_pause_s(1, 0.1)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from runtime.load import load
 from services.install import compose_command
 from services.kafka import Kafka
 from services.mosquitto import Mosquitto
@@ -128,6 +129,13 @@ def test_services_keep_their_data() -> None:
         if not volume.startswith("./")
     }
     assert used == volumes.keys() == {"kafka-data", "influxdb-data", "mosquitto-data", "opcua-config", "opcua-state"}
+
+
+def test_the_mounted_configuration_is_good() -> None:
+    """deploy/plant.toml passes the configuration's own check and names both connectors."""
+    plant = load(ROOT / "deploy" / "plant.toml")
+    assert [one.id for one in plant.mqtt] == ["mqtt-1"]
+    assert [one.id for one in plant.opcua] == ["opcua-1"]
 
 
 def test_mounted_files_exist() -> None:

@@ -1,6 +1,8 @@
 """Kafka, InfluxDB and mosquitto as real processes: ready when they say so, back on the same data after kill -9."""
 
 import stat
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -20,7 +22,7 @@ from services.errors import ServiceError
 from services.influxdb import InfluxDB
 from services.kafka import Kafka
 from services.mosquitto import Listener, Mosquitto
-from services.processes import free_port
+from services.processes import free_port, port_is_free
 from services.service import Service
 from services.stack import Stack
 
@@ -251,6 +253,26 @@ def test_the_stack_gives_all_addresses_and_stops_everything(tmp_path: Path) -> N
         services = [stack.kafka, stack.influxdb, stack.mosquitto]
         assert all(one.answers() for one in services)
     assert all(one.exit_code is not None for one in services)
+
+
+def test_the_services_run_from_the_command_line(tmp_path: Path) -> None:
+    """`python -m services run` writes a private file of addresses when all answer, and takes it away at SIGTERM."""
+    directory, port = tmp_path / "run", free_port()
+    command = ["-m", "services", "run", "--dir", str(directory), "--only", "mosquitto", "--mosquitto-port", str(port)]
+    running = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)
+    try:
+        assert running.stdout is not None
+        assert running.stdout.readline() == f"ready; addresses in {directory / 'env'}\n"
+        env = directory / "env"
+        assert env.read_text() == f"MQTT_HOST=127.0.0.1\nMQTT_PORT={port}\n"
+        assert stat.S_IMODE(env.stat().st_mode) == 0o600
+        running.terminate()
+        assert running.wait(20) == 0
+        assert not env.exists()
+        assert port_is_free(port)
+    finally:
+        running.kill()
+        running.communicate()
 
 
 def test_a_stack_without_a_service_does_not_start_it(tmp_path: Path) -> None:

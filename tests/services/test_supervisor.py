@@ -273,6 +273,15 @@ def test_what_holds_the_token_is_private(run: Run) -> None:
     assert json.loads((run.dir / "plan.json").read_text())["external"]["INFLUX_TOKEN"] == "t0ken"
 
 
+def test_looking_at_a_folder_makes_nothing_in_it(run: Run) -> None:
+    """`status`, `down` and `env` where nothing was ever started tell so, and leave no folder behind."""
+    assert supervisor.status(run.dir) == []
+    assert supervisor.down(run.dir) == supervisor.DownReport(was_running=False)
+    with pytest.raises(ServiceError, match="nothing was started in"):
+        supervisor.env(run.dir)
+    assert not run.dir.exists()
+
+
 def test_a_half_given_external_service_is_refused(run: Run) -> None:
     """An InfluxDB address without its token is an error that names what is missing, before anything starts."""
     with pytest.raises(ServiceError, match="INFLUX_TOKEN is missing"):
