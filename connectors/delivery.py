@@ -36,6 +36,10 @@ POLL_S = 0.1
 SILENCE_S = 10.0  # unconfirmed for so long is unhealthy, even where librdkafka reports no error
 
 
+class QueueFull(RuntimeError):
+    """The producer's queue was full when the process was told to stop."""
+
+
 class Delivery:
     """Producer of one connector process. `stage` names the connector in log lines ("connector.mqtt").
 
@@ -51,6 +55,7 @@ class Delivery:
         self._changed = threading.Condition()
         self._unconfirmed = 0
         self._progress_s = time.monotonic()  # the last confirmation, or when waiting began
+        self._impatient = False
         self._stopping = False
         self._thread = threading.Thread(target=self._poll, name="kafka-poll", daemon=True)
         self._thread.start()
@@ -83,6 +88,10 @@ class Delivery:
 
         self._produce(self._rejected, rejected.asset, encode(rejected), confirmed)
 
+    def stop_waiting(self) -> None:
+        """From now on `send` and `reject` raise QueueFull where they would block; for the way out."""
+        self._impatient = True
+
     def close(self, timeout_s: float) -> bool:
         """Wait for what is on its way, then stop. False: something is unconfirmed, so the field will send it again."""
         with self._changed:
@@ -106,6 +115,10 @@ class Delivery:
                 self._producer.produce(topic, value, key.encode(), on_delivery=delivered)
                 return
             except BufferError:
+                if self._impatient:
+                    with self._changed:
+                        self._unconfirmed -= 1
+                    raise QueueFull(f"no room for a record for {topic}") from None
                 time.sleep(POLL_S / 10)  # the poll thread makes room
             except KafkaException as error:
                 leave(f"{self.stage}: Kafka's client cannot take a record for {topic}: {error}")

@@ -265,7 +265,7 @@ class Estimation(Section):
     nis_window: int = Field(50, ge=5, le=1000)
     nis_confidence: float = Field(0.99, gt=0.5, lt=1)
     drift_delta: Positive | None = None  # Page-Hinkley on the normalised innovation: drift tolerated; None: 0.5
-    drift_threshold: Positive | None = None  # None: no drift test
+    drift_threshold: Limit = None  # None: no drift test
 
 
 class Tag(Section):
@@ -297,7 +297,7 @@ class Twin(Section):
 
     windows_s: tuple[Positive, ...] = ()  # e.g. [1, 60, 3600]: aggregates per tag by event time
     quality_window: int = Field(300, ge=10, le=10_000)  # samples in rolling RMSE, MAE, R²
-    residual_limit: Positive | None = 10.0  # alert: model off by so many standard deviations of the estimate …
+    residual_limit: Limit = 10.0  # alert: model off by so many standard deviations of the estimate …
     residual_s: Positive = 30.0  # … for so long
 
 

@@ -1,0 +1,212 @@
+"""The MQTT connector: messages become readings, readings frames, and a message is acknowledged when Kafka has it.
+
+One thread does all of that, so an exception anywhere ends in one place: the process leaves without acknowledging.
+Only connecting and Kafka's confirmations run beside it. At most `receive_maximum` messages are unacknowledged; frames
+are closed early when that many begin to wait, so the linger never limits the rate. What is behind the last confirmed
+message the broker keeps, and sends again after a crash; validation drops what came twice.
+"""
+
+import logging
+import signal
+import time
+from collections import deque
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from connectors.delivery import Delivery, QueueFull, leave
+from connectors.framer import Framer, Reading
+from connectors.health import Health
+from connectors.mqtt_client import Message
+from connectors.mqtt_session import Session
+from connectors.mqtt_topics import Names, TopicError, names_in
+from connectors.payload import PayloadError, parse
+from connectors.reduction import Reducer
+from runtime.config import Mqtt, Plant
+from runtime.exit_codes import BAD_CONFIGURATION, OK
+from runtime.metrics import REDUCED
+from schemas.frames import Gap
+from schemas.quality import Mark
+from schemas.records import Rejected
+
+log = logging.getLogger(__name__)
+
+STAGE = "connector.mqtt"
+IDLE_S = 1.0  # the longest wait: what happens by the clock is looked at so often
+CLOSE_S = 10.0
+KEPT_BYTES_MAX = 64 * 1024  # of a payload that is too large
+TOPICS_REMEMBERED = 100_000
+NAMELESS = Names("", "")
+
+
+def run(plant: Plant, connector_id: str) -> int:
+    """Run one MQTT connector until SIGTERM or SIGINT. Returns an exit code."""
+    found = [c for c in plant.mqtt if c.id == connector_id]
+    if not found:
+        log.error("no MQTT connector %r, there are %s", connector_id, ", ".join(c.id for c in plant.mqtt) or "none")
+        return BAD_CONFIGURATION
+    connector = Connector(plant, found[0])
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: connector.stop())
+    try:
+        connector.run()
+    except QueueFull:  # only when told to stop
+        log.warning("stopped while Kafka's queue was full; the broker keeps what is not acknowledged")
+    except Exception as error:
+        log.exception("the connector failed")
+        leave(f"{STAGE}: {error!r}")
+    return OK
+
+
+class Connector:
+    """All parts of one connector process, and the order in which they work."""
+
+    def __init__(self, plant: Plant, config: Mqtt) -> None:
+        health = Health()
+        self._plant = plant
+        self._config = config
+        self._framer = Framer(config.id, time.time_ns(), config.framing)
+        self._delivery = Delivery(plant.kafka, STAGE, health)
+        self._session = Session(config, health, self._on_session_lost)
+        self._reducer = Reducer(plant)
+        self._has_units = any("unit" in values for values in plant.tags.values())
+        self._names: dict[bytes, Names] = {}
+        self._last_arrival_ns: dict[str, int] = {}
+        self._unacknowledged: deque[Message] = deque()
+        self._since_flush = 0
+        self._confirmed: deque[list[Any]] = deque()  # filled by Kafka's thread
+        self._reduction_at_ns = 0
+        self._stopping = False
+
+    def run(self) -> None:
+        """Work until `stop`, then bring what was received to Kafka, acknowledge it and disconnect."""
+        many = max(1, self._config.receive_maximum // 2)
+        while not self._stopping:
+            for message in self._session.poll(self._timeout_s(), hurry=len(self._unacknowledged) >= many):
+                self._take(message)
+            self._framer.connected(self._session.up)
+            self._send_due(flush=self._is_pressing())
+            self._acknowledge()
+        for reading in self._reducer.overdue(0, everything=True):
+            self._framer.add(reading, time.time_ns())
+        self._send_due(flush=True)
+        self._delivery.close(CLOSE_S)
+        self._acknowledge()
+        self._session.close()
+
+    def stop(self) -> None:
+        """Make `run` return soon; for signal handlers and other threads."""
+        self._stopping = True
+        self._delivery.stop_waiting()
+        self._session.wake()
+
+    def _timeout_s(self) -> float:
+        due_ns = self._framer.next_due_ns()
+        return IDLE_S if due_ns is None else min(IDLE_S, max(0.0, (due_ns - time.time_ns()) / 1e9))
+
+    def _take(self, message: Message) -> None:
+        if message.mid:
+            waiting = self._unacknowledged
+            if waiting and waiting[-1].connection is not message.connection:
+                waiting.clear()  # nobody can acknowledge those any more; the broker sends them again
+            waiting.append(message)
+            self._since_flush += 1
+        try:
+            names = self._names_of(message.topic)
+        except TopicError as error:
+            self._reject(message, str(error))
+        else:
+            self._last_arrival_ns[names.asset] = message.arrival_time_ns
+            self._read(message, names)
+        message.payload = b""
+
+    def _read(self, message: Message, names: Names) -> None:
+        limit = self._config.payload_bytes_max
+        if message.size_bytes > limit:
+            message.payload = message.payload[:KEPT_BYTES_MAX]
+            kept = f"the first {len(message.payload)} are kept"
+            self._reject(message, f"payload of {message.size_bytes} bytes, allowed are {limit}; {kept}", names)
+            return
+        try:
+            readings, remark = parse(message.payload, *names, message.arrival_time_ns)
+        except PayloadError as error:
+            self._reject(message, str(error), names)
+            return
+        if message.retained and any(reading.mark & Mark.ARRIVAL_TIME_USED for reading in readings):
+            self._reject(message, "a retained message without a time: nobody knows when it was measured", names)
+            return
+        if remark is not None:
+            self._reject(message, remark, names)
+        for reading in readings:
+            self._add(reading, message)
+
+    def _add(self, reading: Reading, message: Message) -> None:
+        if self._has_units and not reading.unit:
+            reading = replace(reading, unit=self._plant.tag(reading.asset, reading.tag).unit or "")
+        kept = self._reducer.keep(reading)
+        for other in kept:
+            # One that was held back belongs to a message that has been acknowledged without it.
+            token = message if other is reading else None
+            message.open_parts += other is reading
+            self._framer.add(other, message.arrival_time_ns, token)
+        if not kept:
+            REDUCED.inc()
+
+    def _names_of(self, topic: bytes) -> Names:
+        found = self._names.get(topic)
+        if found is None:
+            if len(self._names) >= TOPICS_REMEMBERED:
+                self._names.clear()
+            found = self._names[topic] = names_in(topic, self._config.filters)
+        return found
+
+    def _reject(self, message: Message, reason: str, names: Names = NAMELESS) -> None:
+        rejected = Rejected(
+            stage=STAGE,
+            reason=reason,
+            asset=names.asset,
+            tag=names.tag,
+            topic=message.topic.decode(errors="replace"),
+            time_ns=message.arrival_time_ns,
+            payload=message.payload,
+        )
+        message.open_parts += 1
+        self._delivery.reject(rejected, partial(self._on_confirmed, [message]))
+
+    def _send_due(self, flush: bool) -> None:
+        now_ns = time.time_ns()
+        if not 0 <= now_ns - self._reduction_at_ns < IDLE_S * 1e9:
+            self._reduction_at_ns = now_ns
+            for reading in self._reducer.overdue(now_ns):
+                self._framer.add(reading, now_ns)
+        if flush:
+            self._since_flush = 0
+        for frame, tokens in self._framer.due(now_ns, flush):
+            self._delivery.send(frame, partial(self._on_confirmed, tokens))
+
+    def _is_pressing(self) -> bool:
+        """Whether the broker will soon stop sending for want of acknowledgements, and frames are worth closing."""
+        most = self._config.receive_maximum
+        return len(self._unacknowledged) >= max(1, 3 * most // 4) and self._since_flush >= max(1, most // 4)
+
+    def _on_confirmed(self, messages: list[Any]) -> None:
+        """Runs in Kafka's thread."""
+        if messages:
+            self._confirmed.append(messages)
+            self._session.wake()
+
+    def _acknowledge(self) -> None:
+        while self._confirmed:
+            for message in self._confirmed.popleft():
+                message.open_parts -= 1
+        done = []
+        while self._unacknowledged and self._unacknowledged[0].open_parts == 0:
+            done.append(self._unacknowledged.popleft())
+        if done:
+            self._session.acknowledge(done)
+
+    def _on_session_lost(self) -> None:
+        now_ns = time.time_ns()
+        for asset, from_ns in self._last_arrival_ns.items():
+            gap = Gap(from_ns=from_ns, to_ns=max(from_ns, now_ns), cause="MQTT session lost")
+            self._framer.gap(asset, gap, (), now_ns)
