@@ -87,9 +87,8 @@ def _show(rows: pd.DataFrame, form: Format) -> None:
     if form == "csv":
         typer.echo(rows.to_csv(), nl=False)
     elif form == "json":
-        typer.echo(
-            rows.reset_index().to_json(orient="records", lines=True, date_format="iso", date_unit="ns"), nl=False
-        )
+        for time, row in zip(rows.index, rows.to_dict("records"), strict=True):
+            typer.echo(json.dumps({"time": time, **row}, default=str))
     else:
         out.print(_table(rows))
         if len(rows) > ROWS_SHOWN:
