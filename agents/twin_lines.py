@@ -61,7 +61,7 @@ def with_horizon(name: str, horizon: str) -> str:
 def unit_suffix(unit: str) -> str:
     """A unit as the end of a name: `L/min` → `_L_per_min`; nothing for none."""
     name = _UNIT_NAMES.get(unit, unit).replace("/", "_per_")
-    cleaned = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")
+    cleaned = re.sub(r"\W+", "_", name).strip("_")
     return f"_{cleaned}" if cleaned else ""
 
 
