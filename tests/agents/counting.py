@@ -19,7 +19,9 @@ def initial(asset: str) -> StageState:
     return StageState(stage="validation", asset=asset, columns={"chain": np.zeros(2, np.int64)})
 
 
-def step(state: StageState, frame: Frame, params: Any) -> tuple[StageState, ValidatedFrame | None, tuple[Rejected, ...]]:
+def step(
+    state: StageState, frame: Frame, params: Any
+) -> tuple[StageState, ValidatedFrame | None, tuple[Rejected, ...]]:
     if state.has_applied(frame.identity):
         return state, None, ()
     if params == "fails at 13" and frame.seq == 13:

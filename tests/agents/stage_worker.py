@@ -10,7 +10,10 @@ import signal
 import sys
 from collections.abc import Callable
 
+from agents.settings import kernel_settings
 from agents.stage import run_stage
+from kernels.stages import STAGES
+from kernels.warming import warm_up
 from runtime import logs, metrics
 from runtime.config import Plant
 from schemas.topics import RAW, VALIDATED
@@ -43,16 +46,18 @@ def main() -> int:
             "agents": {"checkpoint_s": float(options.get("checkpoint_s", "1")), "watchdog_s": 20},
         }
     )
-    if stage != "counting":
-        from agents.validation import run
-
-        return run(plant)
+    pure, params = COUNTING, os.environ.get("PARAMS")
+    if stage == "validation":
+        settings = kernel_settings(plant)
+        warm_up(settings)
+        pure, params_from = STAGES[stage]
+        params = params_from(settings)
     return run_stage(
         plant,
-        COUNTING,
+        pure,
         source=RAW,
         outputs=lambda out: [(VALIDATED, out.asset.encode(), out)],
-        params=os.environ.get("PARAMS"),
+        params=params,
         fail_point=fail_point(),
     )
 
