@@ -53,10 +53,14 @@ def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
         raise typer.Exit(exit_codes.FAILED) from error
 
 
-def use_environment_of(run_dir: Path) -> None:
-    """Take addresses of services that `twin up` started from its run directory, where the environment has none."""
+def use_environment_of(run_dir: Path, override: bool = False) -> None:
+    """Take addresses of services that `twin up` started from its run directory, where the environment has none.
+
+    `override`: take them in any case.
+    """
     file = run_dir / "env"
     if file.exists():
         for line in file.read_text("utf-8").splitlines():
             key, _, value = line.partition("=")
-            os.environ.setdefault(key, value)
+            if override or key not in os.environ:
+                os.environ[key] = value

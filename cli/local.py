@@ -27,12 +27,6 @@ from services.errors import ServiceError
 from services.spec import SupervisorState
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this file."""
-    for command in (up, down, status, env):
-        app.command()(command)
-
-
 def up(
     config: ConfigOption = None,
     run_dir: RunDirOption = DEFAULT_RUN_DIR,

@@ -1,75 +1,60 @@
-"""`twin`: the command line. One function per command; groups live in files of their own."""
+"""`twin`: the command line. A command's module is imported only when the command is used.
 
-from pathlib import Path
-from typing import Annotated
+An agent must not wait for pandas nor keep an OPC UA client in memory: `twin agent validation` imports what it needs.
+"""
+
+from importlib import import_module
+from typing import Any
 
 import typer
-from confluent_kafka import KafkaException
+from typer.core import TyperGroup
 
-from cli import agent, connector, local, plant, query, topics
-from cli.common import (
-    DEFAULT_RUN_DIR,
-    ConfigOption,
-    RunDirOption,
-    config_path,
-    configuration,
-    one_line_errors,
-    out,
-    use_environment_of,
-)
-
-app = typer.Typer(
-    help="process-twin: a digital twin for process plants that lives on Kafka.",
-    no_args_is_help=True,
-    pretty_exceptions_show_locals=False,  # a local could hold a secret
-    add_completion=False,
-)
-app.add_typer(connector.app, name="connector")
-app.command()(agent.agent)
-app.add_typer(topics.app, name="topics")
-app.add_typer(query.app, name="query")
-app.add_typer(plant.app, name="plant")
-local.register(app)
+#: Command → module and what of it: a group (`app`) or a function.
+COMMANDS = {
+    "demo": "cli.demo:demo",
+    "up": "cli.local:up",
+    "status": "cli.local:status",
+    "down": "cli.local:down",
+    "env": "cli.local:env",
+    "check": "cli.check:check",
+    "topics": "cli.topics:app",
+    "tail": "cli.tail:tail",
+    "query": "cli.query:app",
+    "browse": "cli.browse:browse",
+    "connector": "cli.connector:app",
+    "agent": "cli.agent:agent",
+    "plant": "cli.plant:app",
+}
 
 
-@app.command()
-def check(file: Annotated[Path, typer.Argument(help="A configuration file.")]) -> None:
-    """Check a configuration: every problem at once, with file, key, value and what is allowed."""
-    found = configuration(file)
-    connectors = ", ".join([m.id for m in found.mqtt] + [o.id for o in found.opcua])
-    out.print(f"{file}: good ({connectors}; {found.kafka.partitions} partitions)", highlight=False)
+class LazyGroup(TyperGroup):
+    """Looks a command up in COMMANDS when it is asked for (click's documented pattern for lazy subcommands)."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """All names, in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Import the command; None where the name is unknown."""
+        place = COMMANDS.get(cmd_name)
+        if place is None:
+            return None
+        module, _, attribute = place.partition(":")
+        found = getattr(import_module(module), attribute)
+        if not isinstance(found, typer.Typer):
+            # Locals of a failing command could hold a secret.
+            single = typer.Typer(pretty_exceptions_show_locals=False, add_completion=False)
+            single.command(cmd_name)(found)
+            found = single
+        return typer.main.get_command(found)
 
 
-@app.command()
-def tail(
-    topic: Annotated[str, typer.Argument(help="raw, validated, estimates, state, alerts, rejected, or a changelog.")],
-    config: ConfigOption = None,
-    run_dir: RunDirOption = DEFAULT_RUN_DIR,
-    asset: Annotated[str | None, typer.Option(help="Only this asset.")] = None,
-    from_start: Annotated[bool, typer.Option("--from-start", help="From the oldest record, not the newest.")] = False,
-    seconds: Annotated[float | None, typer.Option(help="Stop after that many seconds.")] = None,
-) -> None:
-    """Show a topic decoded, one JSON object per line."""
-    from cli.tail import NoSuchTopic
-    from cli.tail import tail as lines
-
-    use_environment_of(run_dir)
-    with one_line_errors(NoSuchTopic, KafkaException):
-        for line in lines(configuration(config_path(config)).kafka, topic, asset, from_start, seconds):
-            typer.echo(line)
+app = typer.Typer(cls=LazyGroup, no_args_is_help=True, pretty_exceptions_show_locals=False, add_completion=False)
 
 
-@app.command()
-def browse(
-    url: Annotated[str, typer.Argument(help="opc.tcp://host:port")],
-    config: ConfigOption = None,
-    write: Annotated[Path | None, typer.Option(help="Write a tag file to start from.")] = None,
-    trust: Annotated[bool, typer.Option("--trust", help="Pin the server's certificate.")] = False,
-) -> None:
-    """List an OPC UA server's variables with type and value; write a tag file; pin the server's certificate."""
-    from cli.browse import show
-
-    show(url, configuration(config), write, trust)
+@app.callback()
+def main() -> None:
+    """process-twin: a digital twin for process plants that lives on Kafka."""
 
 
 if __name__ == "__main__":

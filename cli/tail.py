@@ -4,11 +4,13 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import fields
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
 
+from cli.common import DEFAULT_RUN_DIR, ConfigOption, RunDirOption, configuration, one_line_errors, use_environment_of
 from runtime.config import Kafka
 from runtime.kafka import client_settings
 from schemas.codec import DecodeError, decode
@@ -22,7 +24,22 @@ class NoSuchTopic(ValueError):
     """A name that is not in the table of topics, or a topic that is not there yet."""
 
 
-def tail(kafka: Kafka, name: str, asset: str | None, from_start: bool, follow_s: float | None) -> Iterator[str]:
+def tail(
+    topic: Annotated[str, typer.Argument(help="raw, validated, estimates, state, alerts, rejected, or a changelog.")],
+    config: ConfigOption = None,
+    run_dir: RunDirOption = DEFAULT_RUN_DIR,
+    asset: Annotated[str | None, typer.Option(help="Only this asset.")] = None,
+    from_start: Annotated[bool, typer.Option("--from-start", help="From the oldest record, not the newest.")] = False,
+    seconds: Annotated[float | None, typer.Option(help="Stop after that many seconds.")] = None,
+) -> None:
+    """Show a topic decoded, one JSON object per line."""
+    use_environment_of(run_dir)
+    with one_line_errors(NoSuchTopic, KafkaException):
+        for line in lines(configuration(config).kafka, topic, asset, from_start, seconds):
+            typer.echo(line)
+
+
+def lines(kafka: Kafka, name: str, asset: str | None, from_start: bool, follow_s: float | None) -> Iterator[str]:
     """Lines of JSON for the topic's records, until `follow_s` seconds passed (None: for ever)."""
     topic = next((t for t in TOPICS if name in (t.name, t.full_name(kafka.prefix))), None)
     if topic is None:
