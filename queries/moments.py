@@ -21,7 +21,7 @@ def moment_ns(moment: Moment, now_ns: int) -> int:
 
     Raises QueryError.
     """
-    if isinstance(moment, bool):
+    if isinstance(moment, bool | float):
         _refuse("time", moment)
     if isinstance(moment, int):
         return _in_range(moment)

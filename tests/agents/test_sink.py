@@ -10,6 +10,7 @@ from fault_proxy import FaultProxy, Trouble, fault_proxy
 from sink_samples import START_NS, WEIRD, frame, plant_with_bucket, received
 
 from agents import influx_writer
+from agents.line_protocol import reading_lines
 from agents.sink import UNAUTHORISED, Sink
 from queries.api import Queries
 from runtime.config import Plant
@@ -75,7 +76,7 @@ async def test_weird_floats_come_back_to_the_bit(bench: Bench) -> None:
     with Queries(bench.plant.influxdb) as queries:
         found = queries.range("R101", "temperature", START_NS, END_NS)
     assert found["value"].to_numpy().tobytes() == values.tobytes()
-    assert found.index.as_unit("ns").asi8.tolist() == (START_NS + np.arange(len(values)) * 1_000_000).tolist()
+    assert found.index.astype("int64").tolist() == (START_NS + np.arange(len(values)) * 1_000_000).tolist()
     assert bench.rejected == []
 
 
@@ -103,16 +104,13 @@ async def test_names_with_any_allowed_character_are_found_again(bench: Bench) ->
 
 async def test_one_poisonous_line_stops_no_other(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 5,000 lines, one of which InfluxDB does not take, 4,999 are stored and one is rejected with its reason."""
-    from agents import sink
-
-    built = sink.reading_lines
 
     def with_poison(whole: EstimateFrame) -> object:
-        lines, refused = built(whole)
+        lines, refused = reading_lines(whole)
         lines[1234] = lines[1234].replace("value=", "value=poison")
         return lines, refused
 
-    monkeypatch.setattr(sink, "reading_lines", with_poison)
+    monkeypatch.setattr("agents.sink.reading_lines", with_poison)
     await bench.store(frame(np.arange(5000.0)))
     assert bench.values() == [float(n) for n in range(5000) if n != 1234]
     (rejected,) = bench.rejected
