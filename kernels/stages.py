@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from kernels import estimation, validation
+from kernels import estimation, twin, validation
 from kernels.estimation_params import EstimationParams
 from kernels.stage import Settings, Stage
+from kernels.twin_params import TwinParams
 from kernels.validation_params import ValidationParams
 
 
@@ -19,4 +20,5 @@ class Entry(NamedTuple):
 STAGES: dict[str, Entry] = {
     "validation": Entry(validation.STAGE, ValidationParams),
     "estimation": Entry(estimation.STAGE, EstimationParams),
+    "twin": Entry(twin.STAGE, TwinParams),
 }
