@@ -1,7 +1,6 @@
 """Faults of sensors and lines, injected into samples by a script. Pure: times are passed in, nothing is random.
 
-A fault changes the samples of one tag while it lasts and nothing else. Every sample it touched carries its kind, and so
-do those of the `settle_s` after it, in which the signal's return can be seen as a jump of its own.
+A fault changes the samples of one tag while it lasts and nothing else. Every sample it touched carries its kind.
 """
 
 import heapq
@@ -23,9 +22,10 @@ SKEW_NS = 907_043_211_000  # ahead by 15 min, off the grid so that no later read
 class Fault:
     """One thing that goes wrong with one tag, from `start_s` for `duration_s` (0: with one reading).
 
-    `size` by kind: spike — relative change; step, drift — change in the tag's unit (drift reaches it half-way and
-    comes back); out_of_range — the value itself; late — delay in s; clock_skew — s ahead. Others ignore it.
-    `every`: only each so many-th reading of the span is touched. `settle_s`: see the module.
+    `size` by kind: spike — relative change; step, drift — change in the tag's unit, which drift reaches at its end,
+    when the sensor is set right; out_of_range — the value itself; late — delay in s; clock_skew — s ahead. Others
+    ignore it.
+    `every`: only each so many-th reading of the span is touched.
     """
 
     kind: str
@@ -35,7 +35,6 @@ class Fault:
     duration_s: float = 0.0
     size: float = 0.0
     every: int = 1
-    settle_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -73,8 +72,7 @@ def _stuck(e: _Episode, s: Sample, _: float) -> list[Sample]:
 
 
 def _drift(e: _Episode, s: Sample, elapsed_s: float) -> list[Sample]:
-    half_s = max(e.fault.duration_s / 2.0, 1e-9)
-    return [replace(s, value=_number(s) + e.fault.size * (1.0 - abs(elapsed_s / half_s - 1.0)))]
+    return [replace(s, value=_number(s) + e.fault.size * elapsed_s / max(e.fault.duration_s, 1e-9))]
 
 
 def _text(e: _Episode, s: Sample, _: float) -> list[Sample]:
@@ -196,8 +194,6 @@ class Injector:
         if since_s < 0.0:
             return [sample]
         if since_s >= fault.duration_s and episode.seen:
-            if since_s < fault.duration_s + fault.settle_s:
-                return [replace(sample, fault=fault.kind)]
             self._finish(queue.pop(0))
             return self._with_fault(queue, sample, phase_s, elapsed_s) if queue else [sample]
         episode.seen += 1
@@ -250,4 +246,4 @@ def check(faults: Iterable[Fault], tags: Mapping[tuple[str, str], Protocol]) -> 
             raise ValueError(f"{fault}: overlaps with the fault before it on the same tag")
         if fault.every < 1:
             raise ValueError(f"{fault}: every must be at least 1")
-        ends[key] = fault.start_s + fault.duration_s + fault.settle_s
+        ends[key] = fault.start_s + fault.duration_s

@@ -1,7 +1,8 @@
 """OPC UA server of the plant: variables `Reactor.<asset>.<Tag>.PV|SV` with units, written with their own source times.
 
 A sample is written only when there is room for it in the queue of every monitored item on its node (asyncua drops the
-oldest of a full queue without the overflow bit): so this server itself loses nothing, as long as `patience_s` lasts.
+oldest of a full queue without the overflow bit): so this server itself loses nothing, as long as `patience_s` lasts. One
+place of a queue stays empty, because a subscriber must take a full queue for one that overflowed.
 Knows samples and OPC UA, nothing of physics.
 """
 
@@ -116,13 +117,14 @@ class PlantServer:
         return list(samples)
 
     def _room(self, key: tuple[str, str]) -> float:
-        """Free places in the fullest queue of a node's monitored items; infinite where nobody monitors it."""
+        """Places to fill in the fullest queue of a node's monitored items; infinite where nobody monitors it."""
         free = float("inf")
         for handle, callback in self._attribute(self._nodes[key]).datachange_callbacks.items():
             service = callback.__self__
             item = service._monitored_items[service._monitored_datachange[handle]]
             waiting = service.isub._triggered_datachanges.get(item.monitored_item_id, ())
-            free = min(free, (item.queue_size or float("inf")) - len(waiting))
+            places = max(1, item.queue_size - 1) if item.queue_size else float("inf")
+            free = min(free, places - len(waiting))
         return free
 
     async def _wait_for_room(self, sample: Sample) -> None:

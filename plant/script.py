@@ -8,7 +8,7 @@ from plant.faults import Fault
 #: The script is written for a run of so long, and starts again after so long in a run without end.
 CYCLE_S = 60.0
 #: The last so many seconds of a run stay free, so that the end of every fault is seen.
-TAIL_S = 2.0
+TAIL_S = 3.0
 
 
 def demo_script(assets: Sequence[str], seconds: float | None) -> tuple[Fault, ...]:
@@ -31,25 +31,23 @@ def _minute(a: str, b: str, c: str) -> list[Fault]:
         Fault(kind="dropout", asset=b, tag="pressure", start_s=20, duration_s=6),
         Fault(kind="out_of_range", asset=c, tag="temperature", start_s=22, duration_s=2, size=500.0, every=4),
         Fault(kind="repeat", asset=a, tag="pressure", start_s=24, duration_s=3, every=2),
-        Fault(kind="step", asset=b, tag="temperature_jacket", start_s=26, duration_s=8, size=4.0, settle_s=2.0),
+        Fault(kind="step", asset=b, tag="temperature_jacket", start_s=26, duration_s=8, size=4.0),
         Fault(kind="status_bad", asset=b, tag="flow_rate", start_s=28, duration_s=3),
         Fault(kind="clock_skew", asset=c, tag="temperature_jacket", start_s=30, duration_s=2, size=907.0433),
         Fault(kind="late", asset=c, tag="pressure", start_s=32, duration_s=4, size=1.2, every=4),
-        Fault(kind="stuck", asset=c, tag="flow_rate", start_s=34, duration_s=10, settle_s=1.0),
+        Fault(kind="stuck", asset=c, tag="flow_rate", start_s=34, duration_s=10),
         Fault(kind="garbage", asset=a, tag="temperature_jacket", start_s=36, duration_s=2, every=4),
-        Fault(kind="drift", asset=c, tag="level", start_s=38, duration_s=16, size=2.0, settle_s=1.0),
+        Fault(kind="drift", asset=c, tag="level", start_s=36, duration_s=14, size=0.6),
         Fault(kind="dropout", asset=a, tag="flow_rate", start_s=44, duration_s=5),
-        Fault(kind="stuck", asset=a, tag="temperature", start_s=44, duration_s=10, settle_s=1.0),
+        Fault(kind="stuck", asset=a, tag="temperature", start_s=44, duration_s=10),
     ]
 
 
 def _fit(fault: Fault, span_s: float) -> Fault:
     start_s = fault.start_s * span_s / CYCLE_S
-    needs_s = fault.duration_s + fault.settle_s + TAIL_S
+    needs_s = fault.duration_s + TAIL_S
     start_s = max(0.0, min(start_s, span_s - needs_s))
-    return replace(
-        fault, start_s=start_s, duration_s=max(0.0, min(fault.duration_s, span_s - start_s - fault.settle_s))
-    )
+    return replace(fault, start_s=start_s, duration_s=max(0.0, min(fault.duration_s, span_s - start_s)))
 
 
 def _without_overlaps(faults: Sequence[Fault]) -> list[Fault]:
@@ -60,5 +58,5 @@ def _without_overlaps(faults: Sequence[Fault]) -> list[Fault]:
         key = (fault.asset, fault.tag)
         if fault.start_s >= free_at.get(key, 0.0):
             kept.append(fault)
-            free_at[key] = fault.start_s + fault.duration_s + fault.settle_s
+            free_at[key] = fault.start_s + fault.duration_s
     return kept

@@ -14,6 +14,8 @@ from plant.samples import Protocol, Sample
 #: A device's clock ticks within so much before the time the reading was due.
 JITTER_NS = 500_000
 MICROSECOND_NS = 1_000
+#: Noise is Gaussian up to so many standard deviations; a transmitter's input filter lets no more through.
+NOISE_LIMIT = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +94,8 @@ class Instruments:
         """One sample of every tag of every reactor, taken just before `time_ns`."""
         shape = (len(SENSORS), len(self.assets))
         truth = np.array([s.truth(reactors) for s in SENSORS])
-        values = (truth + self._noise * self._random.standard_normal(shape)).tolist()
+        noise = np.clip(self._random.standard_normal(shape), -NOISE_LIMIT, NOISE_LIMIT)
+        values = (truth + self._noise * noise).tolist()
         jitter = self._random.integers(0, JITTER_NS, shape).tolist()
         truths = truth.tolist()
         return [
