@@ -87,9 +87,10 @@ class Raw:
 def steady(plant: Plant, root: str, seconds: int) -> None:
     """CPU of the connector at 1,000 messages/s."""
     with connector(plant) as process:
+        time.sleep(3)  # until it has subscribed
         client, raw = publisher(plant), Raw(plant)
         begin, number = time.monotonic(), 0
-        before = used = 0.0
+        before = since = 0.0
         while time.monotonic() - begin < seconds + 5:
             while number < (time.monotonic() - begin) * 1000:
                 publish(client, root, number)
@@ -98,6 +99,9 @@ def steady(plant: Plant, root: str, seconds: int) -> None:
             if not before and time.monotonic() - begin > 5:
                 before, since = sum(process.cpu_times()[:2]), time.monotonic()
         used, took = sum(process.cpu_times()[:2]) - before, time.monotonic() - since
+        for thread in process.threads():
+            print("thread", psutil.Process(thread.id).name(), thread)
+        print(process.num_ctx_switches())
         complete = raw.until(number, 30)
         print(f"steady: {number} sent, {raw.readings} in Kafka ({'complete' if complete else 'INCOMPLETE'})")
         print(f"steady: {raw.frames} frames, {raw.readings / max(1, raw.frames):.1f} readings each")

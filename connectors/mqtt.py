@@ -80,9 +80,8 @@ class Connector:
 
     def run(self) -> None:
         """Work until `stop`, then bring what was received to Kafka, acknowledge it and disconnect."""
-        many = max(1, self._config.receive_maximum // 2)
         while not self._stopping:
-            for message in self._session.poll(self._timeout_s(), hurry=len(self._unacknowledged) >= many):
+            for message in self._session.poll(self._timeout_s()):
                 self._take(message)
             self._framer.connected(self._session.up)
             self._send_due(flush=self._is_pressing())

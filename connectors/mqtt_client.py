@@ -2,8 +2,8 @@
 
 paho does protocol, TLS, keep-alive and subscriptions. Three of its internals are replaced, because per message they
 cost more than all the rest of the connector together (`bench/connector_mqtt.py`): bytes are received in large pieces
-instead of three to five calls per message, a PUBLISH is taken apart without building objects for properties that nobody
-reads, and many acknowledgements leave in one packet. A payload beyond the limit is cut while it arrives, so that
+instead of three to five calls per message, a PUBLISH is taken apart here and without building objects for properties
+that nobody reads, and many acknowledgements leave in one packet. A payload beyond the limit is cut while it arrives, so that
 50 MB never stand in memory. Internals change: paho-mqtt is pinned, and the tests compare with what was published.
 May not know what a payload means.
 """
@@ -23,6 +23,7 @@ from runtime.config import Mqtt
 
 RECEIVE_BYTES = 64 * 1024
 TOPIC_BYTES_MAX = 0xFFFF
+HEADER_BYTES_MAX = 5
 MESSAGES_AT_ONCE = 1000  # more wait in the socket, so that the caller can do its other work
 _PUBACK = struct.Struct("!BBH")
 
@@ -85,7 +86,8 @@ class Connection(paho.Client):  # type: ignore[misc]  # mypy is told not to look
         """Take what the socket holds; messages are appended to `arrived`."""
         self._starved = False
         while not self._starved and self._sock is not None and len(self.arrived) < MESSAGES_AT_ONCE:
-            self.loop_read()
+            if not self._take_publish():
+                self.loop_read()
 
     @property
     def has_unread(self) -> bool:
@@ -120,31 +122,52 @@ class Connection(paho.Client):  # type: ignore[misc]  # mypy is told not to look
         self._read = min(bufsize, len(self._unread))
         return self._unread[: self._read]
 
+    def _take_publish(self) -> bool:
+        """Take a PUBLISH that is whole in the buffer; False where there is something else, for paho to deal with.
+
+        The first packet of every buffer goes through paho, which so sees that the broker is alive.
+        """
+        data, at = self._unread, self._read
+        if self._in_packet["command"] or len(data) - at < HEADER_BYTES_MAX or data[at] & 0xF0 != paho.PUBLISH:
+            return False
+        length, begin = _variable_integer(data, at + 1)
+        end = begin + length
+        if end > len(data):
+            return False
+        self._read = end
+        self._publish(data[at], data, begin, end, length)
+        return True
+
     def _handle_publish(self) -> Any:
-        header, packet = self._in_packet["command"], self._in_packet["packet"]
-        at = 2 + (packet[0] << 8 | packet[1])
-        topic = bytes(packet[2:at])
-        mid = 0
-        if header & 0x06:
-            mid = packet[at] << 8 | packet[at + 1]
-            at += 2
-        length, at = _variable_integer(packet, at)
-        payload = bytes(packet[at + length : at + length + self.config.payload_bytes_max])
-        size = self._in_packet["remaining_length"] - at - length
-        self.arrived.append(Message(self, mid, topic, payload, size, bool(header & 0x01), time.time_ns()))
+        """What paho calls for a PUBLISH that it has read."""
+        packet = self._in_packet["packet"]
+        self._publish(self._in_packet["command"], packet, 0, len(packet), self._in_packet["remaining_length"])
         return paho.MQTT_ERR_SUCCESS
 
+    def _publish(self, header: int, data: bytes | bytearray, begin: int, end: int, length: int) -> None:
+        """Take a PUBLISH apart (MQTT 5, 3.3). It stands in `data` from `begin` to `end`; `length`: before it was cut."""
+        at = begin + 2 + (data[begin] << 8 | data[begin + 1])
+        topic = bytes(data[begin + 2 : at])
+        mid = 0
+        if header & 0x06:
+            mid = data[at] << 8 | data[at + 1]
+            at += 2
+        properties, at = _variable_integer(data, at)
+        at += properties
+        payload = bytes(data[at : min(end, at + self.config.payload_bytes_max)])
+        size = length - (at - begin)
+        self.arrived.append(Message(self, mid, topic, payload, size, bool(header & 0x01), time.time_ns()))
 
-def _variable_integer(packet: bytearray, at: int) -> tuple[int, int]:
+
+def _variable_integer(packet: bytes | bytearray, at: int) -> tuple[int, int]:
     """MQTT's variable byte integer at `at`, and where it ends."""
-    value = shift = 0
-    while True:
-        byte = packet[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
+    value = 0
+    for i in range(4):
+        byte = packet[at + i]
+        value |= (byte & 0x7F) << 7 * i
         if byte < 0x80:
-            return value, at
-        shift += 7
+            return value, at + i + 1
+    raise ValueError("a variable byte integer of more than 4 bytes")
 
 
 def _tls(config: Mqtt) -> ssl.SSLContext:

@@ -24,7 +24,9 @@ PART = "mqtt"
 DELAY_MIN_S = 1.0
 DELAY_MAX_S = 60.0
 STABLE_S = 10.0  # a connection that lasted so long was a good one: the next attempt comes soon
-GATHER_S = 0.004  # messages that come within so short a time are received together
+#: Messages that come within so short a time are received together, which saves waking up for each of them ...
+GATHER_S = 0.01
+BUSY = 32  # ... unless so many came the last time: then there is no time to lose
 
 
 class Session:
@@ -47,20 +49,18 @@ class Session:
         self._wakes.setblocking(False)
         self._waker.setblocking(False)
         self._awake = False
+        self._busy = False
         self.up = False
 
-    def poll(self, timeout_s: float, hurry: bool = False) -> list[Message]:
-        """Wait for messages, at most so long, and keep connection and subscriptions alive.
-
-        With `hurry` the messages that are there are taken without waiting for more to come along.
-        """
+    def poll(self, timeout_s: float) -> list[Message]:
+        """Wait for messages, at most so long, and keep connection and subscriptions alive."""
         now_s = time.monotonic()
         connection = self._connection
         if connection is None:
-            self._wait(None, min(timeout_s, self._try_to_connect(now_s)), hurry)
+            self._wait(None, min(timeout_s, self._try_to_connect(now_s)))
             return []
         try:
-            self._wait(connection, timeout_s, hurry)
+            self._wait(connection, timeout_s)
             if now_s >= self._misc_at_s:
                 self._misc_at_s = now_s + 1.0
                 connection.loop_misc()
@@ -102,7 +102,7 @@ class Session:
         self._wakes.close()
         self._waker.close()
 
-    def _wait(self, connection: Connection | None, timeout_s: float, hurry: bool) -> None:
+    def _wait(self, connection: Connection | None, timeout_s: float) -> None:
         readers: list[Any] = [self._wakes]
         writers: list[Any] = []
         if connection is not None:
@@ -121,9 +121,10 @@ class Session:
         if writable:
             connection.loop_write()
         if connection.socket() in readable or connection.has_unread:
-            if not hurry:
+            if not self._busy:
                 time.sleep(GATHER_S)
             connection.receive()
+            self._busy = len(connection.arrived) >= BUSY
 
     def _try_to_connect(self, now_s: float) -> float:
         """Start an attempt when it is time. Returns for how long there is nothing to do."""
