@@ -78,27 +78,23 @@ def writable(state: StageState, tags: Sequence[str], specs: Mapping[str, ColumnS
     they are. All copies are C-contiguous, aligned and own their memory, so kernels always see the same array types.
     """
     known = set(state.tags)
-    grown = (*state.tags, *dict.fromkeys(tag for tag in tags if tag not in known))
+    new = dict.fromkeys(tag for tag in tags if tag not in known)
+    grown = (*state.tags, *new) if new else state.tags
     columns = dict(state.columns)
+    rows = len(grown)
     for name, spec in specs.items():
-        columns[name] = _copied(columns.get(name), len(grown), spec)
-    return replace(state, tags=grown, columns=columns)
+        columns[name] = _copied(columns.get(name), rows, spec)
+    return StageState(stage=state.stage, asset=state.asset, applied=state.applied, tags=grown, columns=columns)
 
 
 def _copied(old: NDArray[Any] | None, rows: int, spec: ColumnSpec) -> NDArray[Any]:
-    if old is None or old.dtype != spec.dtype or old.shape[1:] != spec.shape:
+    if old is None or old.shape[1:] != spec.shape or old.dtype != spec.dtype:
         return np.full((rows, *spec.shape), spec.initial, spec.dtype)
     if len(old) == rows:
         return old.copy()
     new = np.full((rows, *spec.shape), spec.initial, spec.dtype)
     new[: len(old)] = old
     return new
-
-
-def rows_of(state: StageState, tags: Sequence[str]) -> NDArray[np.int64]:
-    """The state's row of each tag, shape (tags,). Raises KeyError for a tag without a row: see `writable`."""
-    row = {tag: i for i, tag in enumerate(state.tags)}
-    return np.array([row[tag] for tag in tags], np.int64)
 
 
 def clock_of(state: StageState) -> int:

@@ -14,7 +14,6 @@ frame.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,15 +25,18 @@ from kernels.validation_frames import UNIT, Plan, bits_of, newest_units, output,
 from kernels.validation_history import History, test_history
 from kernels.validation_params import LIMITS, ValidationParams
 from kernels.validation_series import FLAT_COLUMNS, Series, Verdicts, test_series
-from kernels.validation_times import CROWDED, NEVER, Memory, Readings, plan_frame
+from kernels.validation_times import NEVER, REPEATED, Memory, Readings, plan_frame
 from schemas.frames import Column, Frame, ValidatedFrame
-from schemas.quality import Flag
 from schemas.records import Rejected
 from schemas.states import StageState
 
 NAME = "validation"
 FLAT_TOLERANCE = LIMITS.index("flat_tolerance")
-VALUE_COLUMNS: Mapping[str, ColumnSpec] = {**validation_series.COLUMNS, **validation_history.COLUMNS}
+READING_COLUMNS: Mapping[str, ColumnSpec] = {
+    **validation_times.COLUMNS,
+    **validation_series.COLUMNS,
+    **validation_history.COLUMNS,
+}
 NO_FLAT_LINE = {name: np.empty((0, *spec.shape), spec.dtype) for name, spec in FLAT_COLUMNS.items()}
 
 
@@ -65,27 +67,28 @@ def step(
     time_limits = params.time_table(frame.asset, working.tags)
     table, verdict, newest, clock_ns = plan_frame(readings, time_limits, memory, clock_of(state), closing_ns)
     plan = Plan(*np.ascontiguousarray(table.T))
+    dropped = len(frame) - np.count_nonzero(plan.origin >= 0)
     kept = readings_kept(frame, plan)
     kept["flag"], kept["tests"] = _test_values(kept, row, limits, working)
     units = newest_units(state, len(working.tags), frame, newest)
-    out = output(frame, plan, kept, verdict, state)
+    out = output(frame, plan, kept, int(np.count_nonzero(verdict == REPEATED)) if dropped else 0, state)
     clock_ns = max(clock_ns, frame.time_ns) if frame.kind == "gap" else clock_ns
     columns = {**working.columns, CLOCK: np.array([clock_ns], np.int64), UNIT: units}
-    rejects = rejected(frame, verdict, NAME) if CROWDED in verdict else ()
-    return replace(working, columns=columns).with_applied(frame.identity), out, rejects
+    rejects = rejected(frame, verdict, NAME) if out.repeated < dropped else ()
+    after = StageState(stage=NAME, asset=state.asset, applied=state.applied, tags=working.tags, columns=columns)
+    return after.with_applied(frame.identity), out, rejects
 
 
 STAGE: Stage[Frame, ValidatedFrame, ValidationParams] = Stage(NAME, initial, step)
 
 
-def _specs(state: StageState, frame: Frame, limits: Column) -> dict[str, ColumnSpec]:
+def _specs(state: StageState, frame: Frame, limits: Column) -> Mapping[str, ColumnSpec]:
     """The columns this frame may change: the tests of values concern frames with readings only."""
-    specs = dict(validation_times.COLUMNS)
-    if len(frame):
-        specs |= VALUE_COLUMNS
-        if "flat_size" in state.columns or not np.isnan(limits[:, FLAT_TOLERANCE]).all():
-            specs |= FLAT_COLUMNS
-    return specs
+    if len(frame) == 0:
+        return validation_times.COLUMNS
+    if "flat_size" in state.columns or not np.isnan(limits[:, FLAT_TOLERANCE]).all():
+        return {**READING_COLUMNS, **FLAT_COLUMNS}
+    return READING_COLUMNS
 
 
 def _test_values(
@@ -93,16 +96,16 @@ def _test_values(
 ) -> tuple[Column, Column]:
     """Flag and tests of the readings that stay; changes the columns of `working`, which is a copy."""
     n = len(kept["tag"])
-    tests = kept["tests"]
+    verdicts = Verdicts(kept["tests"], np.zeros(n, np.uint8), np.zeros(n, np.uint8))
     if n == 0:
-        return np.empty(0, np.uint8), tests
-    worst = np.where(tests != 0, np.uint8(Flag.SUSPECT), np.uint8(0))
-    verdicts = Verdicts(tests, worst, np.zeros(n, np.uint8))
-    flat = working.columns if "flat_size" in working.columns else {**working.columns, **NO_FLAT_LINE}
+        return verdicts.flag, verdicts.tests
+    columns = working.columns
+    series = Series(*(columns[f] if f in columns else NO_FLAT_LINE[f] for f in Series._fields))
+    past = History(*(columns[f] for f in History._fields))
     tag, value = readonly(kept["tag"]), readonly(kept["value"])
     source_ns, status = readonly(kept["source_time_ns"]), readonly(kept["status"])
     # a value near the end of the floating-point range may overflow; the loops then see inf, compiled or not
     with np.errstate(over="ignore", invalid="ignore"):
-        test_series(tag, source_ns, value, status, row, limits, Series(*(flat[f] for f in Series._fields)), verdicts)
-        test_history(tag, value, row, limits, History(*(working.columns[f] for f in History._fields)), verdicts)
-    return np.where(worst == 0, np.uint8(Flag.NOT_EVALUATED), worst), tests
+        test_series(tag, source_ns, value, status, row, limits, series, verdicts)
+        test_history(tag, value, row, limits, past, verdicts)
+    return verdicts.flag, verdicts.tests

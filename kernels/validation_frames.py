@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.validation_times import CROWDED, IMPUTED_ORDINAL, REPEATED
+from kernels.validation_times import CROWDED, IMPUTED_ORDINAL
 from schemas.frames import Column, Frame, ValidatedFrame, columns_of
 from schemas.quality import STATUS_BAD, Flag, Mark, Test
 from schemas.records import Rejected
@@ -68,16 +68,16 @@ def readings_kept(frame: Frame, plan: Plan) -> dict[str, Column]:
     return columns
 
 
-def output(
-    frame: Frame, plan: Plan, kept: dict[str, Column], verdict: NDArray[np.uint8], before: StageState
-) -> ValidatedFrame:
+def output(frame: Frame, plan: Plan, kept: dict[str, Column], repeated: int, before: StageState) -> ValidatedFrame:
     """The validated frame: the readings in `kept`, and the plan's missing ones between them.
 
     `before` is the state before this frame: it has the unit of missing rows whose tag has no earlier reading here.
     """
-    names = list(zip(frame.tags, frame.units, strict=True))
+    tags, units = frame.tags, frame.units
     if len(kept["tag"]) < len(plan.origin):
+        names = list(zip(frame.tags, frame.units, strict=True))
         kept = _with_missing(plan, kept, _tags_of_missing(frame, plan, names, before))
+        tags, units = tuple(tag for tag, _ in names), tuple(unit for _, unit in names)
     return ValidatedFrame(
         asset=frame.asset,
         source=frame.source,
@@ -86,11 +86,11 @@ def output(
         kind=frame.kind,
         connected=frame.connected,
         time_ns=frame.time_ns,
-        tags=tuple(tag for tag, _ in names),
-        units=tuple(unit for _, unit in names),
+        tags=tags,
+        units=units,
         texts=_texts(frame, plan),
         gap=frame.gap,
-        repeated=int(np.count_nonzero(verdict == REPEATED)),
+        repeated=repeated,
         **kept,
     )
 

@@ -40,7 +40,8 @@ ZSCORE_LIMIT, ZSCORE_WINDOW = LIMITS.index("zscore_limit"), LIMITS.index("zscore
 ZSCORE_MIN, SPIKE_PERCENT = LIMITS.index("zscore_min"), LIMITS.index("spike_percent")
 RESTART_AFTER = LIMITS.index("restart_after")
 RANGE, ZSCORE, SPIKE = int(Test.RANGE), int(Test.ZSCORE), int(Test.SPIKE)
-GOOD, SUSPECT, FAIL = int(Flag.GOOD), int(Flag.SUSPECT), int(Flag.FAIL)
+GOOD, NOT_EVALUATED = int(Flag.GOOD), int(Flag.NOT_EVALUATED)
+SUSPECT, FAIL = int(Flag.SUSPECT), int(Flag.FAIL)
 
 #: Rings; `_next` is where the next one goes, `_size` how many there are (`suspect_size`: in a row, without a bound).
 COLUMNS = {
@@ -65,7 +66,7 @@ class History(NamedTuple):
 @jit
 def speak(verdicts: Verdicts, i: int, test: int, flag: int) -> None:
     """A test was evaluated for row i; it speaks unless the flag is GOOD."""
-    verdicts.worst[i] = max(verdicts.worst[i], flag)
+    verdicts.flag[i] = max(verdicts.flag[i], flag)
     if flag != GOOD:
         verdicts.tests[i] |= np.uint32(test)
 
@@ -179,20 +180,20 @@ def zscore_and_spike(past: History, verdicts: Verdicts, i: int, r: int, value: f
 
 @jit
 def test_history(tag: Any, value: F64, row: I64, limits: F64, past: History, verdicts: Verdicts) -> None:
-    """Tests n rows in order; `row` and `limits` have one entry per tag. Changes `past` and `verdicts`."""
+    """Tests n rows in order; `row` and `limits` have one entry per tag. Changes `past`, and makes `verdicts` final."""
     for i in range(len(tag)):
-        if verdicts.number[i] == NO_NUMBER:
-            continue
         r = row[tag[i]]
         bound = limits[tag[i]]
-        gross_range(verdicts, i, value[i], bound)
-        if verdicts.number[i] != IN_SEQUENCE:
-            continue
-        std = zscore_and_spike(past, verdicts, i, r, value[i], bound)
-        if verdicts.worst[i] < SUSPECT:
-            accept(past, r, value[i])
-            past.suspect_size[r] = 0
-        elif verdicts.worst[i] == SUSPECT:
-            suspect_again(past, r, value[i], std, bound)
-        else:
-            past.suspect_size[r] = 0
+        if verdicts.number[i] != NO_NUMBER:
+            gross_range(verdicts, i, value[i], bound)
+        if verdicts.number[i] == IN_SEQUENCE:
+            std = zscore_and_spike(past, verdicts, i, r, value[i], bound)
+            if verdicts.flag[i] < SUSPECT:
+                accept(past, r, value[i])
+                past.suspect_size[r] = 0
+            elif verdicts.flag[i] == SUSPECT:
+                suspect_again(past, r, value[i], std, bound)
+            else:
+                past.suspect_size[r] = 0
+        if verdicts.flag[i] == 0:
+            verdicts.flag[i] = NOT_EVALUATED

@@ -4,8 +4,8 @@ A test that is off has NaN as its limit (every comparison with NaN is false), a 
 May not know: where settings come from.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +23,8 @@ LIMITS = (
 TIME_LIMITS = ("ahead_limit_s", "behind_limit_s", "gap_s")
 FOREVER = np.iinfo(np.int64).max
 
-#: A cache starts anew beyond this many entries: frames may list their tags in ever other orders.
-CACHED_MAX = 4096
-K = TypeVar("K")
-V = TypeVar("V")
+#: The tables start anew beyond this many: frames may list their tags in ever other orders.
+TABLES_MAX = 4096
 
 
 class ValidationParams:
@@ -34,40 +32,30 @@ class ValidationParams:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._rows: dict[tuple[str, str, str], tuple[float, ...]] = {}
         self._tables: dict[tuple[str, tuple[str, ...], tuple[str, ...]], NDArray[np.float64]] = {}
         self._time_tables: dict[tuple[str, tuple[str, ...]], NDArray[np.int64]] = {}
 
     def table(self, asset: str, tags: tuple[str, ...], units: tuple[str, ...]) -> NDArray[np.float64]:
         """Limits for these tags and units, shape (tags, LIMITS); values in the reading's unit, times in s."""
-
-        def rows() -> NDArray[np.float64]:
-            found = [self._row(asset, tag, unit) for tag, unit in zip(tags, units, strict=True)]
-            return readonly(np.array(found, np.float64).reshape(len(tags), len(LIMITS)))
-
-        return cached(self._tables, (asset, tags, units), rows)
+        found = self._tables.get((asset, tags, units))
+        if found is None:
+            rows = [limits(self._settings.tag(asset, tag), tag, unit) for tag, unit in zip(tags, units, strict=True)]
+            found = readonly(np.array(rows, np.float64).reshape(len(tags), len(LIMITS)))
+            if len(self._tables) >= TABLES_MAX:
+                self._tables.clear()
+            self._tables[asset, tags, units] = found
+        return found
 
     def time_table(self, asset: str, tags: tuple[str, ...]) -> NDArray[np.int64]:
         """Time limits of these tags in ns, shape (tags, TIME_LIMITS)."""
-
-        def rows() -> NDArray[np.int64]:
-            found = [time_limits(self._settings.tag(asset, tag)) for tag in tags]
-            return readonly(np.array(found, np.int64).reshape(len(tags), len(TIME_LIMITS)))
-
-        return cached(self._time_tables, (asset, tags), rows)
-
-    def _row(self, asset: str, tag: str, unit: str) -> tuple[float, ...]:
-        return cached(self._rows, (asset, tag, unit), lambda: limits(self._settings.tag(asset, tag), tag, unit))
-
-
-def cached(cache: dict[K, V], key: K, make: Callable[[], V]) -> V:
-    """The cached value, made where it is missing."""
-    found = cache.get(key)
-    if found is None:
-        if len(cache) >= CACHED_MAX:
-            cache.clear()
-        found = cache[key] = make()
-    return found
+        found = self._time_tables.get((asset, tags))
+        if found is None:
+            rows = [time_limits(self._settings.tag(asset, tag)) for tag in tags]
+            found = readonly(np.array(rows, np.int64).reshape(len(tags), len(TIME_LIMITS)))
+            if len(self._time_tables) >= TABLES_MAX:
+                self._time_tables.clear()
+            self._time_tables[asset, tags] = found
+        return found
 
 
 def limits(settings: Mapping[str, Any], tag: str, unit: str) -> tuple[float, ...]:

@@ -73,10 +73,10 @@ class Series(NamedTuple):
 
 
 class Verdicts(NamedTuple):
-    """One entry per row of the frame. `worst`: the worst flag so far, 0 while no test was evaluated."""
+    """One entry per row of the frame. `flag`: the worst so far, 0 while no test was evaluated."""
 
     tests: NDArray[np.uint32]
-    worst: NDArray[np.uint8]
+    flag: NDArray[np.uint8]
     number: NDArray[np.uint8]
 
 
@@ -91,7 +91,7 @@ def seconds_between(later: int, earlier: int) -> float:
 @jit
 def speak(verdicts: Verdicts, i: int, test: int, flag: int) -> None:
     """A test was evaluated for row i; it speaks unless the flag is GOOD."""
-    verdicts.worst[i] = max(verdicts.worst[i], flag)
+    verdicts.flag[i] = max(verdicts.flag[i], flag)
     if flag != GOOD:
         verdicts.tests[i] |= np.uint32(test)
 
@@ -199,6 +199,8 @@ def test_series(
         r = row[tag[i]]
         bound = limits[tag[i]]
         in_sequence = (verdicts.tests[i] & WRONG_TIME) == 0
+        if not in_sequence:
+            verdicts.flag[i] = SUSPECT
         flat = not math.isnan(bound[FLAT_TOLERANCE])
         if flat and in_sequence and series.flat_first_ns[r] == NEVER:
             series.flat_first_ns[r] = source_ns[i]
