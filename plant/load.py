@@ -30,6 +30,7 @@ def run_load(
     seed: int = 1,
     subscribers_s: float = 30.0,
     linger_s: float = 5.0,
+    certificate_dir: Path | None = None,
     stop: threading.Event | None = None,
 ) -> Summary:
     """Send `assets` × `tags` readings at `rate_hz` and return what was sent.
@@ -75,6 +76,7 @@ def run_load(
         journal=journal,
         subscribers_s=subscribers_s,
         linger_s=linger_s,
+        certificate_dir=certificate_dir,
         stop=stop or threading.Event(),
     )
     return pump(source, first, names, outside)

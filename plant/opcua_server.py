@@ -1,8 +1,8 @@
 """OPC UA server of the plant: variables `Reactor.<asset>.<Tag>.PV|SV` with units, written with their own source times.
 
 A sample is written only when there is room for it in the queue of every monitored item on its node (asyncua drops the
-oldest of a full queue without the overflow bit): so this server itself loses nothing, as long as `patience_s` lasts. One
-place of a queue stays empty, because a subscriber must take a full queue for one that overflowed.
+oldest of a full queue without the overflow bit): so this server itself loses nothing, as long as `patience_s` lasts.
+One place of a queue stays empty, because a subscriber must take a full queue for one that overflowed.
 Knows samples and OPC UA, nothing of physics.
 """
 
@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from asyncua import Server, ua
-from asyncua.crypto.cert_gen import setup_self_signed_certificate
-from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from plant import server_certificate
 from plant.journal import Journal
 from plant.samples import Sample, node_id
 
 NAMESPACE = "urn:process-twin:plant"
-APPLICATION = "urn:process-twin:plant:server"
 UNITS_NAMESPACE = "http://www.opcfoundation.org/UA/units/un/cefact"
 #: UNECE Recommendation 20 codes of the units we show; OPC UA's UnitId is the code's characters as a number.
 UNECE = {"degC": "CEL", "L/min": "L2", "%": "P1", "kPa": "KPA", "pH": "Q30"}
@@ -51,7 +49,7 @@ class PlantServer:
         await server.init()
         server.set_endpoint(self._url)
         server.set_server_name("process-twin plant")
-        await server.set_application_uri(APPLICATION)
+        await server.set_application_uri(server_certificate.APPLICATION)
         await self._secure()
         namespace = await server.register_namespace(NAMESPACE)
         folders: dict[str, Any] = {"": await server.nodes.objects.add_folder(namespace, "Reactor")}
@@ -160,12 +158,8 @@ class PlantServer:
     async def _secure(self) -> None:
         policies = [ua.SecurityPolicyType.NoSecurity]
         if self._certificate_dir is not None:
-            self._certificate_dir.mkdir(parents=True, exist_ok=True)
-            key, certificate = self._certificate_dir / "plant_key.pem", self._certificate_dir / "plant.der"
-            await setup_self_signed_certificate(
-                key, certificate, APPLICATION, "127.0.0.1", [ExtendedKeyUsageOID.SERVER_AUTH], {"commonName": "plant"}
-            )
-            key.chmod(0o600)
+            certificate, key = server_certificate.paths(self._certificate_dir)
+            await server_certificate.make(certificate, key)
             await self._server.load_certificate(certificate)
             await self._server.load_private_key(key)
             policies.append(ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt)

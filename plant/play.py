@@ -37,6 +37,7 @@ def play(
     rows: int | None = None,
     subscribers_s: float = 30.0,
     linger_s: float = 10.0,
+    certificate_dir: Path | None = None,
     stop: threading.Event | None = None,
 ) -> Summary:
     """Play data sets, all at once, and return what was sent.
@@ -72,6 +73,7 @@ def play(
         subscribers_s=subscribers_s,
         linger_s=linger_s,
         patience_s=PATIENCE_S,
+        certificate_dir=certificate_dir,
         stop=stop or threading.Event(),
     )
     return pump(source, first, assets if protocol == "mqtt" else (), outside)
