@@ -7,7 +7,8 @@
 | `temperature_rmse_degC`, `temperature_mae_degC`,      | newest reading, and (int) its quality flag            |
 | `temperature_r2`, `temperature_age_s`,                |                                                       |
 | `temperature_flag`                                    |                                                       |
-| `model_conversion`, `model_temperature_degC`          | the model's own states                                |
+| `conversion`, `model_temperature_degC`                | the model's own states; `model_` before those that    |
+|                                                       | have a unit, as measured variables do                 |
 | `conversion_60s`, `temperature_60s_degC`              | the prediction at the horizon                         |
 | `newest_age_s`, `coverage`, `latency_ms`, `horizon_s` | quality of the synchronisation                        |
 | `connected` (int, 1 where every source is)            | the sources' connections                              |
@@ -35,7 +36,7 @@ def state_line(state: TwinState) -> str:
     """One point of `reactor_twin`. Raises UnstorableError."""
     horizon = f"{state.horizon_s:g}s"
     numbers: dict[str, float | None] = {
-        **{f"model_{name}": value for name, value in state.model_states.items()},
+        **{_of_model(name, state): value for name, value in state.model_states.items()},
         **{with_horizon(name, horizon): value for name, value in state.prediction.items()},
         "horizon_s": state.horizon_s,
         "newest_age_s": state.newest_age_s,
@@ -50,6 +51,11 @@ def state_line(state: TwinState) -> str:
         *(_variable_fields(name, variable) for name, variable in state.variables.items()),
     ]
     return f"{''.join(fields)} {checked_time(state.time_ns)}"
+
+
+def _of_model(name: str, state: TwinState) -> str:
+    """The name of a model state, never that of a measured variable's value."""
+    return f"model_{name}" if name in state.variables or _UNIT_AT_END.search(name) else name
 
 
 def with_horizon(name: str, horizon: str) -> str:

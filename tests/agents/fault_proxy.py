@@ -1,6 +1,8 @@
 """A proxy in front of InfluxDB that misbehaves as told, request by request, and else passes everything on."""
 
 import http.client
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -35,6 +37,22 @@ class FaultProxy(ThreadingHTTPServer):
         self.always: Trouble | None = None
         self.times_s: list[float] = []
         self.bodies: list[int] = []
+        self._kill: tuple[str, subprocess.Popen[bytes]] | None = None
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away, as a killed one does, is no error here."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+    def kill_at(self, place: str, process: "subprocess.Popen[bytes]") -> None:
+        """Kill a process with -9 at the next request InfluxDB has stored: "before_answer" or "after_answer"."""
+        self._kill = (place, process)
+
+    def passed(self, place: str) -> None:
+        """A request has come to this place."""
+        if self._kill is not None and self._kill[0] == place:
+            self._kill[1].kill()
+            self._kill = None
 
     @property
     def url(self) -> str:
@@ -52,7 +70,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.bodies.append(len(body))
         trouble = self.server.always or (self.server.troubles.pop(0) if self.server.troubles else None)
         if trouble is None or (trouble.largest_body and len(body) <= trouble.largest_body):
-            self._answer(*self._pass_on(body))
+            status, text = self._pass_on(body)
+            self.server.passed("before_answer")
+            self._answer(status, text)
+            self.server.passed("after_answer")
         elif trouble.kind == "answer":
             self._answer(trouble.status, b'{"message":"as told"}', trouble.retry_after)
         else:
@@ -66,7 +87,8 @@ class _Handler(BaseHTTPRequestHandler):
         target = self.server.target
         assert target.hostname is not None
         connection = http.client.HTTPConnection(target.hostname, target.port, timeout=10)
-        connection.request("POST", self.path, body, {"Authorization": self.headers["Authorization"]})
+        passed_on = ("Authorization", "Accept", "Content-Type")
+        connection.request("POST", self.path, body, {name: self.headers[name] for name in passed_on})
         answer = connection.getresponse()
         text = answer.read()
         connection.close()
@@ -81,6 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if status != 204:
             self.wfile.write(body)
+        self.wfile.flush()
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: the tests look at what came."""

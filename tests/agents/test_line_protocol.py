@@ -137,7 +137,7 @@ def test_a_state_names_units_last_and_the_horizon_before() -> None:
     assert line.endswith(f" {START_NS}")
     assert fields(line) == {
         "model": '"batch_reactor"', "source": '"mqtt-1"', "epoch": "1i", "seq": "4i", "readings": "8i",
-        "connected": "0i", "model_conversion": "0.25", "model_temperature_degC": "84.0", "conversion_60s": "0.5",
+        "connected": "0i", "conversion": "0.25", "model_temperature_degC": "84.0", "conversion_60s": "0.5",
         "temperature_60s_degC": "86.0", "horizon_s": "60.0", "coverage": "1.0", "temperature_degC": "85.0",
         "temperature_rate_degC_per_s": "0.5", "temperature_std_degC": "0.1", "temperature_age_s": "0.2",
         "temperature_flag": "1i", "flow_rate_L_per_min": "120.0", "flow_rate_flag": "2i",
