@@ -101,14 +101,17 @@ def _tags_of_missing(frame: Frame, plan: Plan, names: list[tuple[str, str]], bef
     for origin, unit in zip(plan.origin.tolist(), plan.unit.tolist(), strict=True):
         if origin >= 0:
             continue
-        row = -1 - origin
-        name = (
-            (frame.tags[unit], frame.units[unit]) if unit >= 0 else (before.tags[row], str(before.columns[UNIT][row]))
-        )
+        name = (frame.tags[unit], frame.units[unit]) if unit >= 0 else _named(before, -1 - origin)
         if name not in names:
             names.append(name)
         found.append(names.index(name))
     return found
+
+
+def _named(before: StageState, row: int) -> tuple[str, str]:
+    """Tag and unit of a row of the state; a row written before there were units has none."""
+    units = before.columns.get(UNIT)
+    return before.tags[row], "" if units is None else str(units[row])
 
 
 def _with_missing(plan: Plan, kept: dict[str, Column], tag: list[int]) -> dict[str, Column]:

@@ -29,10 +29,12 @@ pytestmark = pytest.mark.parametrize("name", STAGES)
 
 
 def whole(events: list[Event]) -> list[Frame]:
+    """All events in as few frames as can be."""
     return frames_of(events, [False] * len(events))
 
 
 def stage_and_params(name: str) -> tuple[Any, Any]:
+    """A stage, and its params with every test on."""
     entry = STAGES[name]
     return entry.stage, entry.params_from(settings_of(EVERYTHING))
 
@@ -98,6 +100,7 @@ def test_the_order_of_the_tags_is_irrelevant(name: str) -> None:
 
 
 def reordered(frame: Frame) -> Frame:
+    """The same readings, with the dictionary backwards and a tag in it that no reading has."""
     if frame.kind != "readings":
         return frame
     n = len(frame.tags)
