@@ -103,7 +103,7 @@ def _watch(plant: Plant, run_dir: Path, journal: Path, running: subprocess.Popen
                     live.update(view(reader.seen, rows, headline))
                 elif time.monotonic() - last_line >= 5.0:
                     last_line = time.monotonic()
-                    err.print(f"{headline}; readings {reader.seen.grades}", highlight=False)
+                    err.print(f"{headline}; readings {reader.seen.grades}", highlight=False, soft_wrap=True)
     finally:
         reader.stop()
     if out.is_terminal:

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def snapshot(run_dir: Path, kafka: Kafka) -> list[Row]:
 
 def lag_of(kafka: Kafka, stage: str) -> int:
     """Records of the stage's input topics that its group has not acknowledged."""
-    admin = AdminClient(client_settings(kafka))
+    admin = _admin(kafka)
     partitions = [
         TopicPartition(topic.full_name(kafka.prefix), p) for topic in INPUTS[stage] for p in range(kafka.partitions)
     ]
@@ -75,6 +76,12 @@ def lag_of(kafka: Kafka, stage: str) -> int:
         start = starts[place].result().offset
         total += end.result().offset - max(done.get((place.topic, place.partition), -1), start)
     return total
+
+
+@cache
+def _admin(kafka: Kafka) -> AdminClient:
+    """One client for all samples: each would bring threads and connections of its own."""
+    return AdminClient(client_settings(kafka))
 
 
 def _row(process: ProcessStatus, readings_before: float | None, took_s: float, lag_frames: int | None) -> Row:

@@ -46,7 +46,9 @@ class LazyGroup(TyperGroup):
             single = typer.Typer(pretty_exceptions_show_locals=False, add_completion=False)
             single.command(cmd_name)(found)
             found = single
-        return typer.main.get_command(found)
+        command = typer.main.get_command(found)
+        command.name = cmd_name
+        return command
 
 
 app = typer.Typer(cls=LazyGroup, no_args_is_help=True, pretty_exceptions_show_locals=False, add_completion=False)
