@@ -40,9 +40,9 @@ TAG_COLUMNS = {
 }
 
 
-#: Columns that only make sense for the model they were made with; those of its quality also for the window they cover.
+#: Columns that only make sense together, and for the model and the window of samples that they were made with.
 SCORE_COLUMNS = ("score", "pairs", "residual")
-MODEL_COLUMNS = ("model", "model_states", "model_inputs", "model_ranks", *SCORE_COLUMNS)
+MODEL_COLUMNS = ("model_states", "model_inputs", "model_ranks")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -75,15 +75,14 @@ def initial(asset: str) -> StageState:
 def opened(state: StageState, tags: tuple[str, ...], asset: AssetModel, params: TwinParams) -> Memory:
     """A copy to work on, with rows for new `tags`. What was kept for another model or other windows starts anew."""
     state = writable(state, tags, {**TAG_COLUMNS, **_window_columns(len(params.windows_ns))})
-    old, fresh = state.columns, _start(asset, params)
-    if "model" not in old:
-        old = {**old, **fresh}
-    elif old["model"] != fresh["model"]:
-        old = {**old, **{name: fresh[name] for name in MODEL_COLUMNS}}
-    if old["pairs"].shape != fresh["pairs"].shape:
-        old = {**old, **{name: fresh[name] for name in SCORE_COLUMNS}}
+    fresh = _start(asset, params)
+    old = {**fresh, **state.columns}
+    for together in (MODEL_COLUMNS, SCORE_COLUMNS):
+        complete = all(name in state.columns and old[name].shape == fresh[name].shape for name in together)
+        if not complete or old["model"] != fresh["model"]:
+            old.update({name: fresh[name] for name in together})
     if not np.array_equal(old["windows_ns"], params.windows_ns):
-        old = {**old, "window_grid": fresh["window_grid"]}
+        old["window_grid"] = fresh["window_grid"]
         old["window_counts"][:] = windows.NONE
     units = np.zeros(len(state.tags), UNIT)
     units[: len(old["unit"])] = old["unit"]
@@ -92,7 +91,7 @@ def opened(state: StageState, tags: tuple[str, ...], asset: AssetModel, params: 
         clock_ns=clock_of(state),
         event=old["event"].copy(),
         units=units,
-        sources=dict(zip(old["sources"].tolist(), old["connected"].tolist(), strict=True)),
+        sources=dict(zip(old["sources"].tolist(), old["connected"].tolist(), strict=False)),
         x=old["model_states"].copy(),
         u=old["model_inputs"].copy(),
         rank=old["model_ranks"].copy(),
