@@ -113,7 +113,10 @@ class Sink:
         if self._later is not None:
             self._later.cancel()
         try:
-            await asyncio.wait_for(self._writer.write(self._taken_confirmations()), PATIENCE_S)
+            async with asyncio.timeout(PATIENCE_S):
+                if self._late_write is not None:
+                    await self._late_write
+                await self._writer.write(self._taken_confirmations())
         except TimeoutError:
             log.warning("the last times of storage were not written, InfluxDB does not answer; readings are complete")
         await self._writer.close()
@@ -147,12 +150,13 @@ class Sink:
     async def _add_frame(self, request: _Request, received: Received, frame: EstimateFrame) -> None:
         lines, refused = reading_lines(frame)
         for row, reason in refused:
-            await self._refuse(received, reason, _reading_json(frame, row), frame.tags[frame.tag[row]])
+            arrival_ns = int(frame.arrival_time_ns[row])
+            await self._refuse(received, reason, _reading_json(frame, row), frame.tags[frame.tag[row]], arrival_ns)
         if lines:
             request.add(lines, received)
             request.frames.append(frame)
 
-    async def _refuse(self, received: Received, reason: str, payload: bytes, tag: str = "") -> None:
+    async def _refuse(self, received: Received, reason: str, payload: bytes, tag: str = "", time_ns: int = 0) -> None:
         await self._reject(
             Rejected(
                 stage=NAME,
@@ -162,6 +166,7 @@ class Sink:
                 topic=received.topic.full_name(self._plant.kafka.prefix),
                 partition=received.partition,
                 offset=received.offset,
+                time_ns=time_ns,
                 payload=payload,
             )
         )

@@ -8,7 +8,7 @@ up). Rows that stand for readings which never came (mark IMPUTED) are nobody's.
 - repeated: a point that arrived during the run and belongs to no reading: a second copy, or one never sent
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import copysign
@@ -57,7 +57,8 @@ def match(sent: Sequence[Sent], stored: Sequence[Stored], since_ns: int) -> Matc
         found.altered.append((reading, points[near], difference(reading, points[near])))
     found.pairs = [(reading, points[claimed[i]]) for i, reading in enumerate(sent) if i in claimed]
     extra = [p for p, unclaimed in zip(points, free, strict=True) if unclaimed and p.arrival_ns >= since_ns]
-    found.repeated = [(point, _explained(point, sent)) for point in extra]
+    by_time = sorted(sent, key=_time) if extra else []
+    found.repeated = [(point, _explained(point, by_time)) for point in extra]
     return found
 
 
@@ -84,11 +85,17 @@ def _places(reading: Sent, times: Sequence[int], points: Sequence[Stored]) -> ra
     return range(start, stop)
 
 
-def _explained(point: Stored, sent: Sequence[Sent]) -> str:
-    for reading in sent:
-        if 0 <= point.time_ns - reading.time_ns <= ORDINALS and _same_number(reading.value, point.value):
+def _explained(point: Stored, by_time: Sequence[Sent]) -> str:
+    first = bisect_left(by_time, point.time_ns - ORDINALS, key=_time)
+    last = bisect_right(by_time, point.time_ns, key=_time)
+    for reading in by_time[first:last]:
+        if _same_number(reading.value, point.value):
             return f"a second point of the reading at {reading.time_ns}"
     return "a point of no reading that was sent"
+
+
+def _time(reading: Sent) -> int:
+    return reading.time_ns
 
 
 def _same_number(a: float | None, b: float | None) -> bool:
