@@ -174,6 +174,6 @@ def _settings(kafka: Kafka, on_error: Callable[[KafkaError], None]) -> dict[str,
         "linger.ms": 5,
         "compression.type": "lz4",
         "socket.nagle.disable": True,
-        "log.connection.close": False,
+        "log_level": 2,  # what matters comes to `on_error`, once
         "error_cb": on_error,
     }

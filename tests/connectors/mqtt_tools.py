@@ -48,7 +48,7 @@ sys.exit(run(load(Path(sys.argv[1])), sys.argv[2]))
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T], timeout_s: float, what: str) -> T:
+def until(condition: Callable[[], T | None], timeout_s: float, what: str) -> T:
     """Wait for a condition and return what it gave; AssertionError after the time."""
     end_s = time.monotonic() + timeout_s
     while time.monotonic() < end_s:
