@@ -1,12 +1,14 @@
 """What all commands share: the configuration option, and errors that end a command in one clear line each."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from rich.console import Console
 
 from runtime import exit_codes
@@ -64,3 +66,16 @@ def use_environment_of(run_dir: Path, override: bool = False) -> None:
             key, _, value = line.partition("=")
             if override or key not in os.environ:
                 os.environ[key] = value
+
+
+def watermarks(consumer: Consumer, topic: str, partition: int, attempts: int = 20) -> tuple[int, int]:
+    """First and next offset of a partition; patient while the broker elects a leader. Raises KafkaException."""
+    while True:
+        attempts -= 1
+        try:
+            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+            return int(low), int(high)
+        except KafkaException:
+            if not attempts:
+                raise
+            time.sleep(0.5)

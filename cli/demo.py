@@ -6,19 +6,20 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import psutil
 import typer
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException
 from rich.live import Live
 
 from audit.compare import Report, compare
 from audit.store import Database, StoreError
 from cli import lag
-from cli.common import configuration, err, one_line_errors, out, use_environment_of
+from cli.common import configuration, err, one_line_errors, out, use_environment_of, watermarks
 from cli.live import Reader, view
 from cli.local import begin
 from cli.processes import processes, twin_command
@@ -93,10 +94,12 @@ def _watch(plant: Plant, run_dir: Path, journal: Path, running: subprocess.Popen
     reader.start()
     began = time.monotonic()
     last_line = began
+    rows: list[lag.Row] = []
     try:
         with Live(console=out, refresh_per_second=2, transient=True) as live:
             while running.poll() is None:
-                rows = lag.snapshot(run_dir, plant.kafka)
+                with suppress(KafkaException):  # the table is old for a moment; the audit is what counts
+                    rows = lag.snapshot(run_dir, plant.kafka)
                 of = "" if seconds is None else f" of {seconds:g}"
                 headline = f"process-twin demo, {time.monotonic() - began:.0f}{of} s; Ctrl-C stops and audits"
                 if out.is_terminal:
@@ -134,7 +137,7 @@ def _count(kafka: Kafka) -> int:
     """Records in the topic of rejected ones, which in a demo's own Kafka are all of this run."""
     consumer = Consumer({**client_settings(kafka), "group.id": "twin-demo"})
     name = REJECTED.full_name(kafka.prefix)
-    marks = [consumer.get_watermark_offsets(TopicPartition(name, p), timeout=10) for p in range(kafka.partitions)]
+    marks = [watermarks(consumer, name, p) for p in range(kafka.partitions)]
     consumer.close()
     return sum(high - low for low, high in marks)
 

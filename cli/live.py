@@ -13,6 +13,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from cli.common import watermarks
 from cli.lag import Row
 from runtime.config import Kafka
 from runtime.kafka import client_settings
@@ -57,7 +58,9 @@ class Reader(threading.Thread):
         self._journal_position = 0
         self._consumer = Consumer({**client_settings(kafka), "group.id": "twin-live", "enable.auto.commit": False})
         topics = [t.full_name(kafka.prefix) for t in (ESTIMATES, STATE)]
-        self._consumer.assign([TopicPartition(t, p, self._end(t, p)) for t in topics for p in range(kafka.partitions)])
+        self._consumer.assign(
+            [TopicPartition(t, p, watermarks(self._consumer, t, p)[1]) for t in topics for p in range(kafka.partitions)]
+        )
 
     def run(self) -> None:
         """Take in what comes."""
@@ -72,9 +75,6 @@ class Reader(threading.Thread):
         """End the thread and wait for it."""
         self._done.set()
         self.join()
-
-    def _end(self, topic: str, partition: int) -> int:
-        return int(self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)[1])
 
     def _take(self, data: bytes) -> None:
         try:

@@ -68,7 +68,7 @@ def _start(consumer: Consumer, topic: str, partition: int, from_start: bool) -> 
     if from_start:
         return int(OFFSET_BEGINNING)
     # A fixed offset rather than "end": what is written while the consumer still connects is shown too.
-    return int(consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)[1])
+    return watermarks(consumer, topic, partition)[1]
 
 
 def described(message: Message, skip: int) -> dict[str, Any]:
