@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -37,6 +38,7 @@ class OpcuaReader:
     changes: list[Change] = field(default_factory=list)
     units: dict[str, str] = field(default_factory=dict)
     sequence: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
     error: BaseException | None = None
 
     def __enter__(self) -> Self:
@@ -115,6 +117,7 @@ class OpcuaReader:
         if not data or not isinstance(data[0], ua.DataChangeNotification):
             return
         self.sequence.append(int(result.NotificationMessage.SequenceNumber))
+        self.sizes.append(max(Counter(item.ClientHandle for item in data[0].MonitoredItems).values()))
         for item in data[0].MonitoredItems:
             v = item.Value
             since: timedelta = v.SourceTimestamp - EPOCH
