@@ -4,7 +4,7 @@ A reading belongs at its source time, or up to 255 ns later where several readin
 up). Rows that stand for readings which never came (mark IMPUTED) are nobody's.
 
 - missing: no point at its time that nobody else claims
-- altered: a point is there, but value (any bit), text, unit or status differ
+- altered: a point is there, but value (any bit), text, unit or (over OPC UA) status differ
 - repeated: a point that arrived during the run and belongs to no reading: a second copy, or one never sent
 """
 

@@ -159,6 +159,7 @@ def _change_the_unit(world: World) -> None:
 
 
 def _change_the_status(world: World) -> None:
+    world.lines[500]["protocol"] = "opcua"
     world.points[500]["status"] = 0x40000000
 
 
@@ -186,6 +187,12 @@ def test_one_damaged_reading_in_a_thousand_is_found(
     kind = ("missing", "repeated", "altered")[[n > 0 for n in found[1:]].index(True)]
     (example,) = report.examples[kind]
     assert world.asset in example
+
+
+def test_a_status_that_mqtt_does_not_carry_is_not_compared(world: World) -> None:
+    """A connector may give an MQTT reading a status of its own; that alters nothing."""
+    world.points[500]["status"] = 0x80000000
+    assert world.audit().exact
 
 
 def test_zeros_of_both_signs_differ(world: World) -> None:
