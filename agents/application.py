@@ -8,7 +8,8 @@ import faust
 from aiokafka.helpers import create_ssl_context
 from faust.sensors.monitor import Monitor
 
-from agents.ownership import ExactTableManager, Ownership, Transport
+from agents.consumption import ExactTableManager, Transport
+from agents.ownership import Ownership
 from runtime.config import Kafka, Plant
 from schemas.topics import MAX_RECORD_BYTES, Topic, app_id
 

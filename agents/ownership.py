@@ -17,9 +17,6 @@ from typing import Any, NamedTuple
 
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
-from faust.tables.manager import TableManager
-from faust.tables.recovery import Recovery
-from faust.transport.drivers import aiokafka as driver
 
 from agents.watchdog import leave
 from runtime.metrics import LAG_FRAMES, RETRIES
@@ -64,8 +61,10 @@ OnRevoked = Callable[[], Awaitable[None]]
 class Ownership:
     """The partitions of `sources` that are ours, from the end of a recovery to the next revocation."""
 
-    def __init__(self, sources: frozenset[str], on_assigned: OnAssigned, on_revoked: OnRevoked) -> None:
-        self._sources = sources
+    def __init__(
+        self, sources: frozenset[str], on_assigned: OnAssigned, on_revoked: OnRevoked, gather_s: float
+    ) -> None:
+        self._sources, self.gather_s = sources, gather_s
         self._on_assigned, self._on_revoked = on_assigned, on_revoked
         self._consumer: Any = None
         self._expected: dict[Partition, int] = {}
@@ -110,6 +109,7 @@ class Ownership:
         self._sought.clear()
         self.seeks = 0
         self.assigned = True
+        await self._in_consumer_thread(self._consumer.start_reading(tps))
         log.info("reading %d partitions", len(positions))
 
     def pause(self) -> None:
@@ -193,97 +193,3 @@ async def _positions(consumer: Any, tps: list[Any]) -> dict[Partition, Positions
 async def _seek(consumer: Any, offsets: Mapping[Partition, int]) -> None:
     for tp, offset in offsets.items():
         consumer.seek(TopicPartition(*tp), offset)
-
-
-class _NothingRead(dict[Any, Any]):
-    """Stands in for Faust's read positions: always empty, so Faust never drops a record for being below one."""
-
-    def __missing__(self, key: Any) -> None:
-        return None
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        return None
-
-    def update(self, *args: Any, **kwargs: Any) -> None:
-        """Ignored."""
-
-
-class Consumer(driver.Consumer):  # type: ignore[misc]
-    """Faust's consumer, reporting to the application's `ownership` and seeking nothing by itself."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._read_offset = _NothingRead()
-        self.app.ownership.attach(self)
-
-    async def perform_seek(self) -> None:
-        """Nothing: `Ownership.begin` has sought every partition before it is resumed."""
-
-    def verify_event_path(self, now: float, tp: Any) -> None:
-        """Nothing: our watchdog looks for livelocks, and does more about them than log."""
-
-    async def on_partitions_revoked(self, revoked: Any) -> None:
-        """Stop accepting before Faust starts its own clean-up."""
-        await self.app.ownership.end()
-        await super().on_partitions_revoked(revoked)
-
-
-class Transport(driver.Transport):  # type: ignore[misc]
-    """Faust's transport with our consumer."""
-
-    Consumer = Consumer
-
-
-class ExactRecovery(Recovery):  # type: ignore[misc]
-    """Recovery that leaves the changelog to us (see `agents/changelog.py`) and resumes only what was sought before.
-
-    Faust's own goes on with an empty table when a step takes too long or a row cannot be read, and hangs where the
-    last record of a changelog is one it does not see.
-    """
-
-    async def _build_highwaters(self, consumer: Any, tps: Any, destination: Any, title: str) -> None:
-        destination.clear()  # so Faust finds nothing to recover
-
-    async def _build_offsets(self, consumer: Any, tps: Any, destination: Any, title: str) -> None:
-        return
-
-    async def _seek_offsets(self, consumer: Any, tps: Any, offsets: Any, title: str) -> None:
-        return
-
-    async def on_recovery_completed(self, generation_id: int = 0) -> None:
-        """Restore and seek, then let Faust resume."""
-        await self._begin(generation_id)
-        await super().on_recovery_completed(generation_id)
-
-    async def _resume_streams(self, generation_id: int = 0) -> None:
-        await self._begin(generation_id)
-        await super()._resume_streams(generation_id)
-
-    async def _begin(self, generation_id: int) -> None:
-        while self.app.consumer_generation_id == generation_id:
-            try:
-                await self.app.ownership.begin()
-            except (KafkaError, TimeoutError) as error:
-                log.warning("cannot find where to read: %r; trying again", error)
-                RETRIES.labels(dependency="kafka").inc()
-                await asyncio.sleep(RETRY_S)
-            else:
-                return
-
-
-class ExactTableManager(TableManager):  # type: ignore[misc]
-    """Faust's table manager with our recovery, and without its second of waiting at the start."""
-
-    _recovery: Any
-
-    async def on_start(self) -> None:
-        """All tables are declared before the application starts, so there is nothing to wait for."""
-        await self._update_channels()
-        await self.recovery.start()
-
-    @property
-    def recovery(self) -> Any:
-        """Our recovery."""
-        if self._recovery is None:
-            self._recovery = ExactRecovery(self.app, self, beacon=self.beacon, loop=self.loop)
-        return self._recovery

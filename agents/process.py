@@ -92,7 +92,7 @@ class Process:
         agents = self.plant.agents
         sources = frozenset(t.full_name(self.plant.kafka.prefix) for t in self.sources)
         self.outbox = Outbox(self.plant.kafka)
-        self.ownership = Ownership(sources, self._on_assigned, self._on_revoked)
+        self.ownership = Ownership(sources, self._on_assigned, self._on_revoked, agents.gather_s)
         self.app = application(self.plant, self.name, self.ownership)
         self.watchdog = Watchdog(
             stop_s=agents.session_timeout_s * 2 / 3,  # Kafka counts from the last heartbeat, up to a third earlier

@@ -111,6 +111,7 @@ class Mqtt(Section):
     payload_bytes_max: int = Field(1024 * 1024, ge=1024, le=8 * 1024 * 1024)  # larger ones are rejected
     session_expiry_s: int = Field(7 * 86_400, ge=0, le=0xFFFFFFFF)
     keepalive_s: int = Field(20, ge=5, le=600)
+    state_dir: Path = Path("~/.local/state/process-twin")  # which assets were heard and when; must outlive the process
     username: str | None = None
     password_file: Path | None = None  # else MQTT_PASSWORD
     tls: bool = False
@@ -308,6 +309,7 @@ class Agents(Section):
     checkpoint_frames: int = Field(2000, ge=1, le=100_000)
     session_timeout_s: float = Field(6.0, ge=3, le=60)
     watchdog_s: float = Field(60.0, ge=5, le=3600)
+    gather_s: float = Field(0.05, ge=0, le=1)  # pause between two fetches; costs latency, saves CPU at middling load
 
 
 class Sink(Section):
