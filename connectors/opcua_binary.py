@@ -16,6 +16,7 @@ from asyncua.ua.ua_binary import nodeid_from_binary, struct_from_binary, variant
 
 from connectors.framer import TEXT_CHARS_MAX
 
+NO_VALUE = "null"  # text of a value that is absent or of type Null
 _EPOCH_TICKS = 116_444_736_000_000_000  # 1970-01-01 in 100 ns since 1601-01-01
 _NS_MAX = 2**63 - 1
 _NAN = float("nan")
@@ -177,12 +178,13 @@ def _data_value(data: bytes, pos: int, handle: int) -> tuple[Value, int]:
     mask = data[pos]
     pos += 1
     number: float = _NAN
-    text: str | None = None
+    text: str | None = NO_VALUE
     kind = None
     if mask & 1:
         kind = data[pos]
         if kind in _SCALARS:
             pos += 1
+            text = None
         else:
             kind = None
             text, pos = _other(data, pos)
@@ -230,7 +232,7 @@ def _other(data: bytes, pos: int) -> tuple[str, int]:
 
 def _text(value: Any) -> str:
     if value is None:
-        return "null"
+        return NO_VALUE
     if isinstance(value, ua.LocalizedText):
         value = value.Text or ""
     if isinstance(value, bytes):

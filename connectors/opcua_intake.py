@@ -16,10 +16,9 @@ from connectors.framer import Reading
 from connectors.opcua_binary import Value
 from connectors.opcua_memory import Memory
 from connectors.opcua_outlet import GapNote, Outlet
-from connectors.opcua_values import Item, is_bad, overflowed, reading
+from connectors.opcua_values import Item, is_placeholder, overflowed, reading
 from runtime.metrics import REPEATED
 from schemas.frames import Gap
-from schemas.quality import Mark
 
 log = logging.getLogger(__name__)
 
@@ -88,28 +87,32 @@ class Intake:
                     REPEATED.inc()
                     self._holes.pop(handle, None)  # nothing was written meanwhile
                     continue
-                item = self.items[handle]
-                new = reading(item, value, arrival_ns)
-                since_ns = newest.get(handle, self._memory.last_ns(handle))
-                if since_ns is not None and new.source_time_ns > since_ns:
-                    recalled = await self._look_back(value, item, since_ns, new.source_time_ns, gaps)
-                    readings += [reading(item, v, arrival_ns) for v in recalled]
-                elif value.source_ns is not None or value.server_ns is not None:
-                    self._holes.pop(handle, None)  # nothing was written meanwhile
+                new = reading(self.items[handle], value, arrival_ns)
+                if not is_placeholder(value.status):
+                    readings += await self._before(value, new, newest, gaps)
                 readings.append(new)
-                if not (new.mark & Mark.ARRIVAL_TIME_USED and is_bad(value.status)):  # that is when we saw it missing
-                    newest[handle] = max(new.source_time_ns, since_ns or new.source_time_ns)
             if not readings:
                 return
             await self._outlet.write(readings, _notes(gaps))
             for handle, time_ns in newest.items():
                 self._memory.remember(handle, time_ns)
 
+    async def _before(self, value: Value, new: Reading, newest: dict[int, int], gaps: _Gaps) -> list[Reading]:
+        """What history has of the time before a new reading where something may be missing; else the gap is noted."""
+        handle, item, until_ns = value.handle, self.items[value.handle], new.source_time_ns
+        since_ns = newest.get(handle, self._memory.last_ns(handle))
+        newest[handle] = max(until_ns, since_ns or until_ns)
+        if since_ns is None or until_ns <= since_ns:
+            self._holes.pop(handle, None)  # the first reading ever, or nothing was written meanwhile
+            return []
+        recalled = await self._look_back(value, item, since_ns, until_ns, gaps)
+        return [reading(item, v, new.arrival_time_ns) for v in recalled]
+
     async def _look_back(self, value: Value, item: Item, since_ns: int, until_ns: int, gaps: _Gaps) -> list[Value]:
         """Notes the gap before a value, or gives what history has of it."""
         if overflowed(value.status):
             cause = "the server's queue overflowed"
-        elif value.handle in self._holes and (value.source_ns or value.server_ns):
+        elif value.handle in self._holes:
             cause = self._holes.pop(value.handle)
         else:
             return []

@@ -180,14 +180,14 @@ class Subscription:
             return
         if numbers:
             await self._make_up(numbers, answer.available)
-        await self._take(message)
+        await self._take(message, self._after_outage)
+        self._after_outage = self._after_outage and not message.values
         if not message.keep_alive:
             self._memory.sequence = message.sequence
 
-    async def _take(self, message: Notification) -> None:
+    async def _take(self, message: Notification, may_have_overflowed: bool = False) -> None:
         if message.values:
-            await self._intake.take(message.values, self._after_outage)
-            self._after_outage = False
+            await self._intake.take(message.values, may_have_overflowed)
         for status in message.status_changes:
             log.warning("the server says of our subscription: %s", status_name(status))
             if status in (ua.StatusCodes.BadTimeout, ua.StatusCodes.GoodSubscriptionTransferred):

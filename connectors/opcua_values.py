@@ -8,12 +8,14 @@ from asyncua import ua
 from asyncua.ua.status_codes import code_to_name_doc
 
 from connectors.framer import Reading
-from connectors.opcua_binary import Value
+from connectors.opcua_binary import NO_VALUE, Value
 from schemas.quality import Mark
 
 #: Info bits of a StatusCode that say "values before this one were lost" (DataValue, Overflow; OPC 10000-4 §7.39.2).
 OVERFLOW = 0x480
 _BAD = 0x80000000
+GONE = frozenset((ua.StatusCodes.BadNodeIdUnknown, ua.StatusCodes.BadNodeIdInvalid))
+_PLACEHOLDERS = GONE | {ua.StatusCodes.BadWaitingForInitialData, ua.StatusCodes.BadNoData}
 QUEUE_MIN, QUEUE_MAX = 10, 128  # validation remembers 128 readings per tag
 QUEUE_S = 60.0  # a server's queue should bridge an outage of this length where 128 values last so long
 
@@ -73,10 +75,16 @@ def is_bad(status: int) -> bool:
     return bool(status & _BAD)
 
 
+def is_placeholder(status: int) -> bool:
+    """Whether the server says that it has no such variable or no value yet: no reading of the device, so it does not
+    end a hole."""
+    return status & 0xFFFF0000 in _PLACEHOLDERS
+
+
 def reading(item: Item, value: Value, arrival_ns: int) -> Reading:
     """The reading for a value. The status stays as it came; no number gives NaN and a text that says what came."""
     text, mark = value.text, 0
-    if math.isnan(value.value) and text is None and is_bad(value.status):
+    if text == NO_VALUE and is_bad(value.status):
         text = status_name(value.status)
     if text is not None:
         mark |= Mark.TEXT

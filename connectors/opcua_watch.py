@@ -18,12 +18,11 @@ from connectors.opcua_binary import Value
 from connectors.opcua_intake import Intake
 from connectors.opcua_session import Session
 from connectors.opcua_subscription import Subscription, SubscriptionLost
-from connectors.opcua_values import status_name
+from connectors.opcua_values import GONE, status_name
 
 log = logging.getLogger(__name__)
 
 LOOK_S = 4.0
-_GONE = {ua.StatusCodes.BadNodeIdUnknown, ua.StatusCodes.BadNodeIdInvalid}
 _NAMESPACES = ua.NodeId(ua.ObjectIds.Server_NamespaceArray)
 
 
@@ -64,7 +63,7 @@ class Watch:
         await self._see_behind(found)
 
     async def _see_absent(self, found: dict[int, Value]) -> None:
-        gone = {i: v for i, v in found.items() if v.status in _GONE}
+        gone = {i: v for i, v in found.items() if v.status in GONE}
         new = [v for i, v in gone.items() if i not in self._told]
         if new:
             log.warning(
