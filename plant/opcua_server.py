@@ -28,7 +28,7 @@ LOOK_AGAIN_S = 0.005
 
 
 class PlantServer:
-    """The server. Without `certificate_dir` it offers no security; with it, Basic256Sha256 Sign&Encrypt as well."""
+    """The server. Without `certificate_dir` it offers no security; with it, Basic256Sha256 Sign&Encrypt only."""
 
     def __init__(
         self, url: str, journal: Journal, certificate_dir: Path | None = None, patience_s: float = 10.0
@@ -156,14 +156,14 @@ class PlantServer:
         self._nodes[sample.asset, sample.tag] = node
 
     async def _secure(self) -> None:
-        policies = [ua.SecurityPolicyType.NoSecurity]
+        policy = ua.SecurityPolicyType.NoSecurity
         if self._certificate_dir is not None:
             certificate, key = server_certificate.paths(self._certificate_dir)
             await server_certificate.make(certificate, key)
             await self._server.load_certificate(certificate)
             await self._server.load_private_key(key)
-            policies.append(ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt)
-        self._server.set_security_policy(policies)
+            policy = ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt
+        self._server.set_security_policy([policy])
 
 
 def data_value(sample: Sample) -> ua.DataValue:

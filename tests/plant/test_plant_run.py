@@ -123,18 +123,19 @@ def test_three_seconds_arrive_complete(mqtt_broker: Mosquitto, url: str, tmp_pat
     assert all(e["conversion"] > 0 for e in truths)
 
 
+def offered(url: str, known: set[ua.MessageSecurityMode]) -> set[ua.MessageSecurityMode]:
+    """Security modes of a server's endpoints; asked only where they are not known yet."""
+    if known:
+        return known
+    return {endpoint.SecurityMode for endpoint in asyncio.run(Client(url).connect_and_get_server_endpoints())}
+
+
 def test_equal_values_are_reported_too(mqtt_broker: Mosquitto, url: str) -> None:
     """A stuck value is a data change each time it is sampled, because its source time is another.
 
     Without a certificate directory the only endpoint offers no security, so nobody takes it for a secure one.
     """
-    modes: list[ua.MessageSecurityMode] = []
-
-    def look(_tick: Tick) -> None:
-        if not modes:
-            endpoints = asyncio.run(Client(url).connect_and_get_server_endpoints())
-            modes.extend(endpoint.SecurityMode for endpoint in endpoints)
-
+    modes = set[ua.MessageSecurityMode]()
     stuck = Fault(kind="stuck", asset="R101", tag="level", start_s=0.0, duration_s=9.0)
     with OpcuaReader(url) as opcua:
         run_plant(
@@ -144,13 +145,13 @@ def test_equal_values_are_reported_too(mqtt_broker: Mosquitto, url: str) -> None
             seconds=1.0,
             faults=[stuck],
             reactors=1,
-            on_sample=look,
+            on_sample=lambda _: modes.update(offered(url, modes)),
         )
     level = [c for c in opcua.changes if c.node == "Reactor.R101.Level.PV"]
     assert len(level) == 11
     assert len({c.value for c in level[1:]}) == 1
     assert len({c.source_time_ns for c in level}) == 11
-    assert modes == [ua.MessageSecurityMode.None_]
+    assert modes == {ua.MessageSecurityMode.None_}
 
 
 def test_sigterm_ends_a_run_in_its_regular_way(mqtt_broker: Mosquitto, url: str, tmp_path: Path) -> None:
@@ -324,9 +325,9 @@ async def secure(client: Client) -> None:
 def test_the_server_can_encrypt(
     mqtt_broker: Mosquitto, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a certificate directory it offers Basic256Sha256 Sign&Encrypt, with a certificate that stays the same."""
+    """With a certificate directory it offers Basic256Sha256 Sign&Encrypt only, by a certificate that stays the same."""
     monkeypatch.setenv("PLANT_TEST_CERTIFICATES", str(tmp_path))
-    certificates = []
+    certificates, modes = [], set[ua.MessageSecurityMode]()
     for _ in range(2):
         with OpcuaReader(url, secure=secure) as opcua:
             run_plant(
@@ -336,10 +337,12 @@ def test_the_server_can_encrypt(
                 seconds=0.3,
                 reactors=1,
                 certificate_dir=tmp_path / "plant",
+                on_sample=lambda _: modes.update(offered(url, modes)),
             )
         assert len(opcua.changes) == 5 * 4
         certificates.append((tmp_path / "plant" / "plant.der").read_bytes())
     assert certificates[0] == certificates[1]
+    assert modes == {ua.MessageSecurityMode.SignAndEncrypt}
     assert (tmp_path / "plant" / "plant_key.pem").stat().st_mode & 0o077 == 0
 
 
