@@ -15,6 +15,7 @@ setup: .venv/.installed ## install everything into .venv
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	.venv/bin/python -m cli.compile
 	@touch $@
 
 services: setup ## fetch and build Kafka, InfluxDB and mosquitto into the user's cache

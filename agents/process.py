@@ -16,7 +16,7 @@ from agents.watchdog import Watchdog, leave
 from runtime.config import Kafka, Plant
 from runtime.exit_codes import BAD_CONFIGURATION, OK
 from runtime.kafka import TopicMismatch, create_topics
-from runtime.metrics import HEALTHY, RETRIES
+from runtime.metrics import HEALTHY, RETRIES, serve
 from schemas.topics import Topic
 
 log = logging.getLogger(__name__)
@@ -66,6 +66,7 @@ class Process:
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT; the exit code."""
+        serve()  # not earlier: who waits for the metrics waits for the kernels' compiler, too
         return asyncio.run(self._run())
 
     async def _run(self) -> int:

@@ -4,11 +4,9 @@ from importlib import import_module
 from typing import Annotated, Literal
 
 import typer
-from confluent_kafka import KafkaException
 
-from cli.common import ConfigOption, configuration, one_line_errors
-from runtime import logs, metrics
-from runtime.kafka import TopicMismatch, check_topics
+from cli.common import ConfigOption, configuration
+from runtime import logs
 
 Stage = Literal["validation", "estimation", "twin", "sink"]
 
@@ -20,7 +18,4 @@ def agent(
     """Run one stage of the stream: validation, estimation, twin or sink."""
     plant = configuration(config)
     logs.configure(stage)
-    metrics.serve()
-    with one_line_errors(TopicMismatch, KafkaException):
-        check_topics(plant.kafka)
     raise typer.Exit(import_module(f"agents.{stage}").run(plant))

@@ -143,7 +143,7 @@ def _count(kafka: Kafka) -> int:
 
 
 def _pids(plant: Plant, run_dir: Path) -> list[int]:
-    names = {p.name for p in processes(plant)}
+    names = {p.name for p in processes(plant, run_dir)}
     return [p.pid for p in supervisor.status(run_dir) if p.name in names and p.pid is not None]
 
 

@@ -37,7 +37,9 @@ def up(
     with one_line_errors(ServiceError):
         begin(config_path(config), run_dir, foreground)
     if not foreground:
-        out.print(f"up: {len(processes(plant))} processes, logs in {run_dir / 'logs'}; `twin status` shows them")
+        out.print(
+            f"up: {len(processes(plant, run_dir))} processes, logs in {run_dir / 'logs'}; `twin status` shows them"
+        )
 
 
 def begin(config: Path | None, run_dir: Path, foreground: bool = False) -> dict[str, str]:
@@ -54,7 +56,7 @@ def begin(config: Path | None, run_dir: Path, foreground: bool = False) -> dict[
     return supervisor.up(
         config,
         run_dir,
-        processes(plant),
+        processes(plant, run_dir),
         external_addresses(plant),
         foreground,
         init=(topics_command(),),

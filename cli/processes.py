@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+from pathlib import Path
 
 from runtime.config import Plant
 from services.spec import ProcessSpec
@@ -26,14 +27,15 @@ def topics_command() -> ProcessSpec:
     return ProcessSpec(name="topics", argv=twin_command("topics", "create"), has_metrics=False)
 
 
-def processes(plant: Plant) -> list[ProcessSpec]:
+def processes(plant: Plant, run_dir: Path) -> list[ProcessSpec]:
     """Agents first, so that what a connector delivers is processed from its first frame."""
     agents = [
         ProcessSpec(name=stage, argv=twin_command("agent", stage), stop_order=order)
         for order, stage in enumerate(STAGES, start=1)
     ]
+    state = {"TWIN_STATE_DIR": str(run_dir.absolute() / "state")}
     connectors = [
-        ProcessSpec(name=connector_id, argv=twin_command("connector", kind, "--id", connector_id), stop_order=0)
+        ProcessSpec(name=connector_id, argv=twin_command("connector", kind, "--id", connector_id), env=state)
         for kind, ids in (("mqtt", [m.id for m in plant.mqtt]), ("opcua", [o.id for o in plant.opcua]))
         for connector_id in ids
     ]

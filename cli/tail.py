@@ -10,7 +10,15 @@ import numpy as np
 import typer
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
 
-from cli.common import DEFAULT_RUN_DIR, ConfigOption, RunDirOption, configuration, one_line_errors, use_environment_of
+from cli.common import (
+    DEFAULT_RUN_DIR,
+    ConfigOption,
+    RunDirOption,
+    configuration,
+    one_line_errors,
+    use_environment_of,
+    watermarks,
+)
 from runtime.config import Kafka
 from runtime.kafka import client_settings
 from schemas.codec import DecodeError, decode

@@ -143,6 +143,8 @@ class Connector:
         if orphan is not None:
             await subscription.delete(orphan)
         intake.expect_hole(range(len(items)), self._cause)
+        # A server that was started anew gives the same numbers again: the same id is not the same subscription.
+        self._memory.keep(None)
         await subscription.create()
         log.info(
             "%s: subscribed to %d items of %d assets, %d absent",

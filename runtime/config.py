@@ -35,6 +35,11 @@ def secret(variable: str, file: Path | None) -> str | None:
     return os.environ.get(variable)
 
 
+def state_directory() -> Path:
+    """Where a connector keeps what must outlive its process, unless the file says: TWIN_STATE_DIR, else the user's."""
+    return Path(os.environ.get("TWIN_STATE_DIR", "~/.local/state/process-twin"))
+
+
 class Kafka(Section):
     """Where Kafka is and how its topics are cut."""
 
@@ -111,7 +116,7 @@ class Mqtt(Section):
     payload_bytes_max: int = Field(1024 * 1024, ge=1024, le=8 * 1024 * 1024)  # larger ones are rejected
     session_expiry_s: int = Field(7 * 86_400, ge=0, le=0xFFFFFFFF)
     keepalive_s: int = Field(20, ge=5, le=600)
-    state_dir: Path = Path("~/.local/state/process-twin")  # which assets were heard and when; must outlive the process
+    state_dir: Path = Field(default_factory=state_directory)  # assets heard and when; outlives the process
     username: str | None = None
     password_file: Path | None = None  # else MQTT_PASSWORD
     tls: bool = False
@@ -177,7 +182,7 @@ class Opcua(Section):
     mode: Literal["SignAndEncrypt", "Sign", "None"] = "SignAndEncrypt"
     certificate_dir: Path = Path("~/.config/process-twin/opcua")
     #: Up to when each tag is in Kafka, and the session to take over after a crash. Must outlive the process.
-    state_dir: Path = Path("~/.local/state/process-twin")
+    state_dir: Path = Field(default_factory=state_directory)  # session and newest times; outlives the process
     server_certificate: Path | None = None  # pinned; None: the one pinned in certificate_dir by `twin browse --trust`
     username: str | None = None
     password_file: Path | None = None  # else OPCUA_PASSWORD
