@@ -15,8 +15,8 @@ from kernels.jit import jit
 Floats = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
-# Memory of an observed state: samples so far, since when the residual has been too large (−1: it is not), whether that
-# is an alarm, state row of the tag the samples came from (−1: none yet).
+# Memory of an observed state: samples so far, since when the residual has been on the other side of the limit than the
+# alarm says (−1: it is not), the alarm (0 or 1), state row of the tag the samples came from (−1: none yet).
 COUNT, SINCE_NS, ALARM, ROW = range(4)
 MEMORY = 4
 
@@ -30,7 +30,7 @@ def score(index: I64, row: I64, observed: I64, entry: I64, entry_rank: I64, rank
     In, one per event: `index` (what `event` names it by), `row` (of the tag), `observed` (which observed state, −1:
     none), `entry`, `entry_rank` (input and rank, as in `kernels.models.model`), `time_ns`, `estimate`, `std`, `model`
     (its value, in the unit of the estimate). `rank` (inputs,) as before the events, changed in place as `Model.fold`
-    does. An alarm: |residual| > `limit` · std (NaN: never) for `lasting_ns`. Changed in place: `memory` (observed,
+    does. An alarm: |residual| > `limit` · std (NaN: never), for `lasting_ns`. Changed in place: `memory` (observed,
     MEMORY), `pairs` (observed, window, 2), `residual` (observed,). Out: `event` (m, 3: index, row, 1 on or 0 off).
     """
     n = 0
@@ -47,18 +47,16 @@ def score(index: I64, row: I64, observed: I64, entry: I64, entry_rank: I64, rank
         m[COUNT] += 1
         m[ROW] = row[i]
         residual[o] = estimate[i] - model[i]
-        alarm = m[ALARM]
-        if abs(residual[o]) > limit * std[i]:
-            if m[SINCE_NS] < 0:
-                m[SINCE_NS] = time_ns[i]
-            if time_ns[i] - m[SINCE_NS] >= lasting_ns:
-                alarm = 1
-        else:
+        # an alarm comes, and goes, only after the residual has been on the other side of the limit for that long
+        beyond = 1 if abs(residual[o]) > limit * std[i] else 0
+        if beyond == m[ALARM]:
             m[SINCE_NS] = -1
-            alarm = 0
-        if alarm != m[ALARM]:
-            event[n, 0], event[n, 1], event[n, 2] = i, row[i], alarm
-            m[ALARM] = alarm
+            continue
+        if m[SINCE_NS] < 0:
+            m[SINCE_NS] = time_ns[i]
+        if time_ns[i] - m[SINCE_NS] >= lasting_ns:
+            event[n, 0], event[n, 1], event[n, 2] = i, row[i], beyond
+            m[ALARM], m[SINCE_NS] = beyond, -1
             n += 1
     return n
 
