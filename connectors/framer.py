@@ -129,6 +129,11 @@ class Framer:
             self._close(asset, now_ns)
         self._emit(asset, now_ns, "gap", tags=tags, gap=gap)
 
+    def expect(self, asset: str, now_ns: int) -> None:
+        """Know an asset before its first reading, so that its silence is told by heartbeats."""
+        if asset not in self._seq and asset not in self._open:
+            self._silent_since_ns.setdefault(asset, now_ns)
+
     def connected(self, up: bool) -> None:
         """Set the connection status that frames carry from now on; a change is told at once by heartbeats."""
         self._announce = self._announce or up != self._up
@@ -141,11 +146,6 @@ class Framer:
         times = [frame.opened_ns + self._linger_ns for frame in _first(self._open.values())]
         times += [since_ns + self._heartbeat_ns for since_ns in _first(self._silent_since_ns.values())]
         return min(times, default=None)
-
-    @property
-    def assets(self) -> tuple[str, ...]:
-        """Every asset seen so far."""
-        return tuple(self._seq)
 
     def _close(self, asset: str, now_ns: int) -> None:
         frame = self._open.pop(asset)

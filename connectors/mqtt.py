@@ -18,6 +18,7 @@ from connectors.delivery import Delivery, QueueFull, leave
 from connectors.framer import Framer, Reading
 from connectors.health import Health
 from connectors.mqtt_client import Message
+from connectors.mqtt_memory import Memory
 from connectors.mqtt_session import Session
 from connectors.mqtt_topics import Names, TopicError, names_in
 from connectors.payload import PayloadError, parse
@@ -65,17 +66,20 @@ class Connector:
         health = Health()
         self._plant = plant
         self._config = config
-        self._framer = Framer(config.id, time.time_ns(), config.framing)
+        start_ns = time.time_ns()
+        self._framer = Framer(config.id, start_ns, config.framing)
+        self._memory = Memory(config.state_dir, config.id, start_ns)
+        for asset in self._memory.last_arrival_ns:
+            self._framer.expect(asset, start_ns)
         self._delivery = Delivery(plant.kafka, STAGE, health)
-        self._session = Session(config, health, self._on_session_lost)
+        self._session = Session(config, health, self._on_session_lost, resumes=bool(self._memory.last_arrival_ns))
         self._reducer = Reducer(plant)
         self._has_units = any("unit" in values for values in plant.tags.values())
         self._names: dict[bytes, Names] = {}
-        self._last_arrival_ns: dict[str, int] = {}
         self._unacknowledged: deque[Message] = deque()
         self._since_flush = 0
         self._confirmed: deque[list[Any]] = deque()  # filled by Kafka's thread
-        self._reduction_at_ns = 0
+        self._looked_at_ns = 0
         self._stopping = False
 
     def run(self) -> None:
@@ -92,6 +96,7 @@ class Connector:
         self._delivery.close(CLOSE_S)
         self._acknowledge()
         self._session.close()
+        self._memory.save(time.time_ns(), at_once=True)
 
     def stop(self) -> None:
         """Make `run` return soon; for signal handlers and other threads."""
@@ -115,7 +120,7 @@ class Connector:
         except TopicError as error:
             self._reject(message, str(error))
         else:
-            self._last_arrival_ns[names.asset] = message.arrival_time_ns
+            self._memory.last_arrival_ns[names.asset] = message.arrival_time_ns
             self._read(message, names)
         message.payload = b""
 
@@ -174,8 +179,9 @@ class Connector:
 
     def _send_due(self, flush: bool) -> None:
         now_ns = time.time_ns()
-        if not 0 <= now_ns - self._reduction_at_ns < IDLE_S * 1e9:
-            self._reduction_at_ns = now_ns
+        if not 0 <= now_ns - self._looked_at_ns < IDLE_S * 1e9:
+            self._looked_at_ns = now_ns
+            self._memory.save(now_ns)
             for reading in self._reducer.overdue(now_ns):
                 self._framer.add(reading, now_ns)
         if flush:
@@ -206,6 +212,6 @@ class Connector:
 
     def _on_session_lost(self) -> None:
         now_ns = time.time_ns()
-        for asset, from_ns in self._last_arrival_ns.items():
+        for asset, from_ns in self._memory.last_arrival_ns.items():
             gap = Gap(from_ns=from_ns, to_ns=max(from_ns, now_ns), cause="MQTT session lost")
             self._framer.gap(asset, gap, (), now_ns)

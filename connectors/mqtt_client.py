@@ -3,8 +3,8 @@
 paho does protocol, TLS, keep-alive and subscriptions. Three of its internals are replaced, because per message they
 cost more than all the rest of the connector together (`bench/connector_mqtt.py`): bytes are received in large pieces
 instead of three to five calls per message, a PUBLISH is taken apart here and without building objects for properties
-that nobody reads, and many acknowledgements leave in one packet. A payload beyond the limit is cut while it arrives, so that
-50 MB never stand in memory. Internals change: paho-mqtt is pinned, and the tests compare with what was published.
+that nobody reads, and many acknowledgements leave in one packet. A payload beyond the limit is cut while it arrives, so
+that 50 MB never stand in memory. Internals change: paho-mqtt is pinned, and the tests compare with what was published.
 May not know what a payload means.
 """
 
@@ -145,7 +145,7 @@ class Connection(paho.Client):  # type: ignore[misc]  # mypy is told not to look
         return paho.MQTT_ERR_SUCCESS
 
     def _publish(self, header: int, data: bytes | bytearray, begin: int, end: int, length: int) -> None:
-        """Take a PUBLISH apart (MQTT 5, 3.3). It stands in `data` from `begin` to `end`; `length`: before it was cut."""
+        """Take a PUBLISH apart (MQTT 5, 3.3): `data` from `begin` to `end`, of which `length` bytes were sent."""
         at = begin + 2 + (data[begin] << 8 | data[begin + 1])
         topic = bytes(data[begin + 2 : at])
         mid = 0

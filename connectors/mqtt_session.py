@@ -30,9 +30,12 @@ BUSY = 32  # ... unless so many came the last time: then there is no time to los
 
 
 class Session:
-    """Call `poll` all the time, from one thread; `wake` may be called from any."""
+    """Call `poll` all the time, from one thread; `wake` may be called from any.
 
-    def __init__(self, config: Mqtt, health: Health, on_session_lost: Callable[[], None]) -> None:
+    `resumes`: the broker should have the session of an earlier process. Where it does not, `on_session_lost` is called.
+    """
+
+    def __init__(self, config: Mqtt, health: Health, on_session_lost: Callable[[], None], resumes: bool) -> None:
         self._config = config
         self._health = health
         self._on_session_lost = on_session_lost
@@ -44,7 +47,7 @@ class Session:
         self._up_since_s: float | None = None
         self._subscribe_at_s: float | None = None
         self._misc_at_s = 0.0
-        self._had_session = False
+        self._had_session = resumes
         self._wakes, self._waker = socket.socketpair()
         self._wakes.setblocking(False)
         self._waker.setblocking(False)

@@ -82,7 +82,7 @@ class Bench:
         self._config.write_text(
             f'[kafka]\nbootstrap = "{bootstrap}"\nprefix = "{self.root}"\npartitions = {PARTITIONS}\n'
             f'[[mqtt]]\nid = "{self.root}"\nhost = "127.0.0.1"\n{port}filters = ["{self.root}/+/sensor/#"]\n'
-            f"{mqtt}\n{more}\n"
+            f'state_dir = "{directory}/state"\n{mqtt}\n{more}\n'
         )
         self._processes: list[subprocess.Popen[bytes]] = []
         self._publishers: list[paho.Client] = []

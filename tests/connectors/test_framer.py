@@ -160,6 +160,21 @@ def test_heartbeats_tell_silence_from_nothing_changed() -> None:
     assert found == [("quiet", 5_100_000_000), ("quiet", 10_100_000_000)]
 
 
+def test_an_expected_asset_is_missed() -> None:
+    """An asset known from an earlier process gets heartbeats before its first reading here, and seq still from 0."""
+    framer = Framer("c", 0, Framing())
+    framer.expect("R101", 0)
+    beats = [*framer.due(4 * S), *framer.due(5 * S), *framer.due(10 * S)]
+    framer.add(reading("R101"), 10 * S)
+    framer.expect("R101", 10 * S)
+    frames = [frame for frame, _ in [*beats, *framer.due(11 * S), *framer.due(12 * S)]]
+    assert [(f.kind, f.seq, f.time_ns // S) for f in frames] == [
+        ("heartbeat", 0, 5),
+        ("heartbeat", 1, 10),
+        ("readings", 2, 11),
+    ]
+
+
 def test_a_lost_connection_is_told_at_once() -> None:
     """When the connection goes or comes, every asset learns it at once, by a heartbeat or by its next frame."""
     framer = Framer("c", 0, Framing())

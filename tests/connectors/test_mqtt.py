@@ -79,7 +79,7 @@ def test_every_reading_arrives_to_the_bit_and_is_acknowledged(
         again = bench.start_and_wait()
         time.sleep(0.5)
         assert bench.stop(again) == 0
-        assert len(bench.raw()) == len(frames)
+        assert readings(bench.raw()) == readings(frames)
 
 
 @pytest.mark.kill
@@ -308,6 +308,42 @@ def test_a_broker_that_lost_the_session_leaves_a_gap(kafka: str, tmp_path: Path)
         assert frame.gap.to_ns <= frame.time_ns
         assert frame.tags == ()
     assert_identities_have_no_holes(frames)
+
+
+def test_a_restarted_process_misses_what_the_earlier_one_knew(kafka: str, tmp_path: Path) -> None:
+    """When connector and broker both come back, the broker without its store, the assets of the earlier process get
+    gap frames and heartbeats although not one reading has come; a file of nonsense is lived without."""
+    broker = Mosquitto(tmp_path / "broker", tmp_path / "broker.log")
+    broker.start()
+    broker.wait_ready()
+    try:
+        with Bench(kafka, broker, tmp_path, more="[mqtt.framing]\nheartbeat_s = 0.5") as bench:
+            process = bench.start_and_wait()
+            bench.publish(bench.publisher(), "R1", "t", {"value": 1, "timestamp": 1})
+            last_ns = int(bench.wait_for_readings(1)[0].arrival_time_ns[-1])
+            assert bench.stop(process) == 0
+            broker.kill()
+            for file in broker.directory.glob("*.db*"):
+                file.unlink()
+            broker.start()
+            process = bench.start_and_wait()
+
+            def told() -> list[tuple[str, bool]]:
+                frames = bench.raw()
+                return [(f.kind, f.connected) for f in frames if f.epoch == frames[-1].epoch]
+
+            until(lambda: told()[-2:] == [("heartbeat", True)] * 2, 10, "heartbeats of an asset not heard yet")
+            assert told()[0] == ("heartbeat", False)
+            assert bench.stop(process) == 0
+            (gap,) = [f.gap for f in bench.raw() if f.gap]
+            assert gap.from_ns == last_ns
+            assert_identities_have_no_holes(bench.raw())
+
+            (tmp_path / "state" / f"{bench.root}.assets.json").write_text("[nonsense")
+            assert bench.stop(bench.start_and_wait()) == 0
+            bench.says("assets.json cannot be read")
+    finally:
+        broker.stop()
 
 
 def test_silent_assets_have_heartbeats(kafka: str, mqtt_broker: Mosquitto, tmp_path: Path) -> None:

@@ -1,0 +1,55 @@
+"""Which assets an MQTT connector has heard, and when last: what a restarted process must know to miss them.
+
+Without it, an asset that fell silent while the connector was down would get no heartbeats, and readings that a broker
+lost together with the session would leave no gap. A small JSON file, replaced as a whole, at most `SAVE_S` old.
+"""
+
+import json
+import logging
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+SAVE_S = 2.0
+FORGET_S = 30 * 86_400.0  # an asset that was not heard for so long is gone for good
+
+
+class Memory:
+    """`last_arrival_ns`: arrival of the newest message per asset. A file that cannot be used is told once."""
+
+    def __init__(self, directory: Path, connector_id: str, now_ns: int) -> None:
+        self._path = directory.expanduser() / f"{connector_id}.assets.json"
+        self._saved_ns = now_ns
+        self._complained = False
+        self.last_arrival_ns = self._load(now_ns)
+
+    def save(self, now_ns: int, at_once: bool = False) -> None:
+        """Write the file if it is time to."""
+        if not at_once and 0 <= now_ns - self._saved_ns < SAVE_S * 1e9:
+            return
+        self._saved_ns = now_ns
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            fresh = self._path.with_suffix(".new")
+            fresh.write_text(json.dumps(self.last_arrival_ns), "utf-8")
+            fresh.replace(self._path)
+        except OSError as error:
+            self._complain(f"cannot be written ({error.strerror})")
+
+    def _load(self, now_ns: int) -> dict[str, int]:
+        try:
+            plain = json.loads(self._path.read_text("utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            self._complain(f"cannot be read ({error})")
+            return {}
+        if not isinstance(plain, dict) or not all(isinstance(ns, int) for ns in plain.values()):
+            self._complain("does not map assets to times")
+            return {}
+        return {asset: ns for asset, ns in plain.items() if now_ns - ns < FORGET_S * 1e9}
+
+    def _complain(self, what: str) -> None:
+        if not self._complained:
+            self._complained = True
+            log.warning("%s %s; after a restart silent assets will not be missed", self._path, what)
