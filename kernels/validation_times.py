@@ -5,7 +5,9 @@ missing readings go in. Values are only compared for equality here. May not know
 Jitted functions call only those of this file (see `kernels.jit`).
 
 Per tag the last `REMEMBERED` readings are remembered (source time and value bits). That is as many as an MQTT
-connector may have unacknowledged, so whatever is delivered again after a crash is found among them.
+connector may have unacknowledged, so whatever is delivered again after a crash is found among them. What repeats a
+time that is forgotten already has ordinal 0 again. A device whose clock was set back is late until its time has caught
+up; one that is ahead by more than the limit is suspect, but makes nothing late.
 """
 
 from typing import NamedTuple
