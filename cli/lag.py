@@ -1,5 +1,6 @@
 """Lag and rate of every process: from Kafka's offsets and from the processes' own metrics, sampled twice."""
 
+import logging
 import time
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -81,7 +82,8 @@ def lag_of(kafka: Kafka, stage: str) -> int:
 @cache
 def _admin(kafka: Kafka) -> AdminClient:
     """One client for all samples: each would bring threads and connections of its own."""
-    return AdminClient(client_settings(kafka))
+    # librdkafka's own lines would tear the live table; a broker that is away shows in the states of the processes.
+    return AdminClient(client_settings(kafka), logger=logging.getLogger("librdkafka"))
 
 
 def _row(process: ProcessStatus, readings_before: float | None, took_s: float, lag_frames: int | None) -> Row:
