@@ -9,7 +9,6 @@ May not know: where settings come from, which model it has.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -178,9 +177,12 @@ def _modelled(
     estimate, std = frame.estimate[moves.index], frame.std[moves.index]
     factor, offset = table.factor[tag], table.offset[tag]
     entry, entry_rank, observed = table.entry[tag], table.rank[tag], table.observed[tag]
-    value = np.clip(estimate * factor + offset, table.low[tag], table.high[tag])
-    before = memory.event[TIME] if memory.event[TIME] != NONE_NS else moves.asset_ns[0]
-    dt_s = np.diff(moves.asset_ns, prepend=before) / 1e9
+    value = np.minimum(np.maximum(estimate * factor + offset, table.low[tag]), table.high[tag])
+    before = moves.asset_ns.copy()
+    before[1:] = moves.asset_ns[:-1]
+    if memory.event[TIME] != NONE_NS:
+        before[0] = memory.event[TIME]
+    dt_s = (moves.asset_ns - before) / 1e9
     rank_before = memory.rank.copy()
     out = np.empty((n, len(memory.x)))
     deviation = np.minimum(std * factor, 1e6)
@@ -273,8 +275,9 @@ def _remembered(memory: Memory, frame: EstimateFrame, row: I64, moves: Moves, af
     in_time = (frame.tests & LATE) == 0
     # Of several readings of one tag the last one assigned stays, which is the last in order.
     memory.of_tags("flag")[row[in_time]] = frame.flag[in_time]
-    columns: Any = (frame.estimate[moves.index], frame.rate[moves.index], frame.std[moves.index])
-    memory.of_tags("estimate")[moves.row] = np.stack(columns, axis=1)
+    estimate = memory.of_tags("estimate")
+    for column, values in enumerate((frame.estimate, frame.rate, frame.std)):
+        estimate[moves.row, column] = values[moves.index]
     memory.of_tags("used_ns")[moves.row] = moves.time_ns
     memory.units[row] = np.array(frame.units, memory.units.dtype)[frame.tag]
     memory.event[READINGS] += int(np.count_nonzero((frame.mark & np.uint8(Mark.IMPUTED)) == 0))

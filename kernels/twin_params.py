@@ -44,7 +44,7 @@ class TagTable:
     nis: Floats
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AssetModel:
     """An asset's model with its parameters in an array; `model` is None where the asset has none.
 

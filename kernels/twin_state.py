@@ -4,6 +4,7 @@ May not know: what the numbers do.
 """
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,7 @@ def initial(asset: str) -> StageState:
 
 def opened(state: StageState, tags: tuple[str, ...], asset: AssetModel, params: TwinParams) -> Memory:
     """A copy to work on, with rows for new `tags`. What was kept for another model or other windows starts anew."""
-    state = writable(state, tags, {**TAG_COLUMNS, **_window_columns(len(params.windows_ns))})
+    state = writable(state, tags, _columns(len(params.windows_ns)))
     fresh = _start(asset, params)
     old = {**fresh, **state.columns}
     for together in (MODEL_COLUMNS, SCORE_COLUMNS):
@@ -106,12 +107,19 @@ def opened(state: StageState, tags: tuple[str, ...], asset: AssetModel, params: 
     return memory
 
 
-def _window_columns(sizes: int) -> dict[str, ColumnSpec]:
-    return {"window_counts": ColumnSpec("<i8", (sizes, 2), windows.NONE), "window_sums": ColumnSpec("<f8", (sizes, 3))}
+@lru_cache
+def _columns(sizes: int) -> dict[str, ColumnSpec]:
+    """Per-tag columns with this many window sizes."""
+    windowed = {
+        "window_counts": ColumnSpec("<i8", (sizes, 2), windows.NONE),
+        "window_sums": ColumnSpec("<f8", (sizes, 3)),
+    }
+    return {**TAG_COLUMNS, **windowed}
 
 
+@lru_cache(maxsize=4096)
 def _start(asset: AssetModel, params: TwinParams) -> dict[str, NDArray[Any]]:
-    """Asset-wide columns before the first frame."""
+    """Asset-wide columns before the first frame. Nobody writes to them."""
     observed = len(asset.observed)
     score = np.zeros((observed, twin_quality.MEMORY), np.int64)
     score[:, twin_quality.SINCE_NS], score[:, twin_quality.ROW] = NONE_NS, NO_ROW
@@ -140,7 +148,7 @@ def closed(memory: Memory, asset: AssetModel, params: TwinParams) -> StageState:
         "unit": memory.units,
         "sources": np.array(list(memory.sources), SOURCE),
         "connected": np.array(list(memory.sources.values()), np.bool_),
-        "model": np.array([asset.name], SOURCE),
+        "model": _start(asset, params)["model"],
         "model_states": memory.x,
         "model_inputs": memory.u,
         "model_ranks": memory.rank,
