@@ -127,7 +127,8 @@ class Fold:
             await saved.receipts.wait()
             self._fail_point("outputs")
             async with self._writing:
-                await self._write_rows(term, changed)
+                if term is self._term:
+                    await self._write_rows(term, changed)
             if term is not self._term:
                 return
             self._fail_point("ack")

@@ -16,12 +16,14 @@ MASK = 2**62 - 1
 
 
 def initial(asset: str) -> StageState:
+    """No frames counted."""
     return StageState(stage="validation", asset=asset, columns={"chain": np.zeros(2, np.int64)})
 
 
 def step(
     state: StageState, frame: Frame, params: Any
 ) -> tuple[StageState, ValidatedFrame | None, tuple[Rejected, ...]]:
+    """Count and chain. `params` "fails at 13" raises at that sequence number, as a bug would."""
     if state.has_applied(frame.identity):
         return state, None, ()
     if params == "fails at 13" and frame.seq == 13:

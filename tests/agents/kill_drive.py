@@ -1,7 +1,8 @@
-"""Kill workers at random while frames flow, then audit what came out, bit for bit.
+"""Kill or stop workers at random while frames flow, then audit outputs and states, bit for bit.
 
-usage: python -m tests.agents.kill_drive STAGE WORKERS SECONDS SEED [RATE]
-STAGE is `counting` or `validation`; needs KAFKA_BOOTSTRAP. Prints one line of figures and fails if anything is wrong.
+usage: python -m tests.agents.kill_drive MODE STAGE WORKERS SECONDS SEED
+MODE is `kill` (-9) or `stop` (SIGSTOP for longer than the session, then SIGCONT: a zombie); STAGE is `counting` or
+`validation`; needs KAFKA_BOOTSTRAP. Prints one line of figures and fails if anything is wrong.
 """
 
 import itertools
@@ -19,14 +20,16 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
+from agents.changelog import recover, unpack
 from agents.settings import kernel_settings
-from kernels.stages import STAGES
+from kernels.stages import STAGES, Entry
 from runtime.config import Kafka, Plant
 from runtime.exit_codes import RESTART_ME
 from runtime.kafka import client_settings, create_topics
 from schemas.codec import decode, decode_as, encode
-from schemas.frames import Frame
-from schemas.topics import RAW, VALIDATED, app_id
+from schemas.frames import Frame, Identity
+from schemas.states import StageState
+from schemas.topics import CHANGELOGS, RAW, VALIDATED, app_id
 from tests.agents.counting import COUNTING, frame
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +38,11 @@ ASSETS = tuple(f"R{n}" for n in range(16))
 #: Where a worker is killed besides at random times: right after outputs, right after the rows, right before the ack.
 FAIL_POINTS = ("outputs", "rows", "ack")
 DRAIN_S = 60.0
+FRAMES_PER_S = 400
+STOP_S = 8.0  # two seconds longer than a session
+
+
+FAULTS = ("missing", "conflicting", "wrong", "misplaced", "wrong_states")
 
 
 @dataclass
@@ -48,6 +56,7 @@ class Figures:
     kills: int = 0
     kills_under_load: int = 0
     fail_point_kills: int = 0
+    stops: int = 0
     left: int = 0
     outputs: int = 0
     missing: int = 0
@@ -55,12 +64,13 @@ class Figures:
     conflicting: int = 0
     wrong: int = 0
     misplaced: int = 0
+    wrong_states: int = 0
     slowest_recovery_s: float = 0.0
     seeks: int = 0
 
     def faults(self) -> dict[str, int]:
         """What must be zero."""
-        return {n: getattr(self, n) for n in ("missing", "conflicting", "wrong", "misplaced") if getattr(self, n)}
+        return {n: getattr(self, n) for n in FAULTS if getattr(self, n)}
 
 
 class Workers:
@@ -140,9 +150,20 @@ class Feed:
                 self._producer.produce(RAW.full_name(self._kafka.prefix), encode(made), asset.encode())
         self._producer.poll(0)
 
+    def for_a_moment(self, seconds: float = 0.05) -> None:
+        """Send at the usual rate."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.send(FRAMES_PER_S // 20)
+            time.sleep(0.05)
+
     def flush(self) -> None:
         """Wait until Kafka has all of it."""
         assert self._producer.flush(30) == 0
+
+    def outputs(self) -> int:
+        """Records the workers have written."""
+        return self.size(VALIDATED.full_name(self._kafka.prefix))
 
     def lag(self) -> int:
         """Records of raw that the workers have not acknowledged."""
@@ -161,56 +182,64 @@ class Feed:
                 time.sleep(0.1)
 
 
-def run(kafka: Kafka, stage: str, workers: int, seconds: float, seed: int, rate: float = 400) -> Figures:
+def run(kafka: Kafka, mode: str, stage: str, workers: int, seconds: float, *, seed: int) -> Figures:
     """One run; the figures still have to be judged."""
     rng = random.Random(seed)
     create_topics(kafka)
     feed = Feed(kafka, rng)
     with tempfile.TemporaryDirectory() as folder:
         crew = Workers(kafka, stage, workers, Path(folder))
-        crew.figures.seed = seed
         try:
-            _drive(kafka, crew, feed, seconds, rate, rng)
-            figures = crew.figures
-            figures.sent = len(feed.sent)
+            _wait_for_output(feed, crew)
+            (_kill_while_feeding if mode == "kill" else _stop_while_feeding)(crew, feed, seconds, rng)
+            feed.flush()
             _wait_until_done(feed, crew)
         finally:
             crew.stop()
             print(*crew.reasons, sep="\n", file=sys.stderr)
-        audit(kafka, stage, feed.sent, figures)
-        return figures
+    figures = crew.figures
+    figures.seed, figures.sent = seed, len(feed.sent)
+    audit(kafka, stage, feed.sent, figures)
+    return figures
 
 
-def _drive(kafka: Kafka, crew: Workers, feed: Feed, seconds: float, rate: float, rng: random.Random) -> None:
-    """Feed steadily; kill after random times, mostly at random, sometimes at a fail point."""
+def _kill_while_feeding(crew: Workers, feed: Feed, seconds: float, rng: random.Random) -> None:
+    """Kill -9 after random times; some of those started anew die at a fail point."""
     points = itertools.cycle(FAIL_POINTS)
-    outputs = VALIDATED.full_name(kafka.prefix)
-    _wait_for_output(feed, outputs, crew)
-    end, next_kill, waiting = time.monotonic() + seconds, time.monotonic() + rng.uniform(1, 3), None
-    seen = 0
-    while time.monotonic() < end:
-        feed.send(int(rate / 20))
-        time.sleep(0.05)
+    now = time.monotonic()
+    end, next_kill, waiting, seen = now + seconds, now + rng.uniform(1, 3), 0.0, 0
+    while now < end:
+        feed.for_a_moment()
         crew.revive()
         now = time.monotonic()
-        if waiting is not None:
-            size = feed.size(outputs)
-            if size > seen:
-                took = now - waiting
-                crew.figures.slowest_recovery_s = max(crew.figures.slowest_recovery_s, took)
-                waiting, next_kill = None, now + rng.uniform(1, 5)
-        elif now > next_kill:
+        if waiting and feed.outputs() > seen:
+            crew.figures.slowest_recovery_s = max(crew.figures.slowest_recovery_s, now - waiting)
+            waiting, next_kill = 0.0, now + rng.uniform(1, 5)
+        elif not waiting and now > next_kill:
             victim = rng.randrange(len(crew.processes))
             crew.kill(victim, f"{next(points)}:{rng.randint(1, 3)}" if rng.random() < 0.4 else "")
             time.sleep(0.2)  # what was on its way arrives
             crew.figures.kills_under_load += feed.lag() > 0
-            seen, waiting = feed.size(outputs), now
-    feed.flush()
+            seen, waiting = feed.outputs(), now
 
 
-def _wait_for_output(feed: Feed, outputs: str, crew: Workers) -> None:
+def _stop_while_feeding(crew: Workers, feed: Feed, seconds: float, rng: random.Random) -> None:
+    """SIGSTOP one worker until another one has taken over, then SIGCONT."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        feed.for_a_moment(rng.uniform(2, 4))
+        crew.revive()
+        zombie = crew.processes[rng.randrange(len(crew.processes))]
+        zombie.send_signal(signal.SIGSTOP)
+        feed.for_a_moment(STOP_S)
+        zombie.send_signal(signal.SIGCONT)
+        crew.figures.stops += 1
+        feed.for_a_moment(1)
+
+
+def _wait_for_output(feed: Feed, crew: Workers) -> None:
     begun = time.monotonic()
-    while feed.size(outputs) == 0:
+    while feed.outputs() == 0:
         feed.send(2)
         time.sleep(0.2)
         assert time.monotonic() - begun < 60, crew.logs[0].read_text()[-3000:]
@@ -242,8 +271,8 @@ def records(kafka: Kafka, topic: str) -> Iterator[tuple[int, bytes, bytes]]:
 
 
 def audit(kafka: Kafka, stage: str, sent: list[Frame], figures: Figures) -> None:
-    """Compare the outputs with a fold of the same stage over the same frames in one process."""
-    expected = expected_outputs(stage, sent)
+    """Compare outputs and states with a fold of the same stage over the same frames in one process."""
+    expected, states = folded(stage, sent)
     seen: dict[Any, bytes] = {}
     last: dict[str, int] = {}
     homes: dict[bytes, int] = {key: p for p, key, _ in records(kafka, RAW.full_name(kafka.prefix))}
@@ -262,31 +291,30 @@ def audit(kafka: Kafka, stage: str, sent: list[Frame], figures: Figures) -> None
         seen[out.identity] = value
         figures.wrong += value != expected.get(out.identity)
     figures.missing = len(expected.keys() - seen.keys())
+    changelog = next(t for t in CHANGELOGS if t.name == "validation").full_name(kafka.prefix)
+    rows = recover(kafka, changelog, range(kafka.partitions), lambda read: None).rows
+    figures.wrong_states = sum(unpack(rows[a.encode()]).state != state for a, state in states.items())
 
 
-def expected_outputs(stage: str, sent: list[Frame]) -> dict[Any, bytes]:
-    """Output bytes per identity, by folding the stage over the frames as sent."""
-    pure, params = (COUNTING, None) if stage == "counting" else _validation()
-    states, outputs = {}, {}
+def folded(stage: str, sent: list[Frame]) -> tuple[dict[Identity, bytes], dict[str, StageState]]:
+    """Output bytes per identity and final state per asset, by folding the stage over the frames as sent."""
+    entry = Entry(COUNTING, lambda settings: None) if stage == "counting" else STAGES[stage]
+    params = entry.params_from(kernel_settings(Plant()))
+    states: dict[str, StageState] = {}
+    outputs = {}
     for made in sent:
         received = decode_as(encode(made), Frame)
-        state = states.get(made.asset) or pure.initial(made.asset)
-        states[made.asset], out, _ = pure.step(state, received, params)
+        state = states.get(made.asset) or entry.stage.initial(made.asset)
+        states[made.asset], out, _ = entry.stage.step(state, received, params)
         outputs[made.identity] = encode(out)
-    return outputs
-
-
-def _validation() -> tuple[Any, Any]:
-    stage, params_from = STAGES["validation"]
-    return stage, params_from(kernel_settings(Plant()))
+    return outputs, states
 
 
 def main() -> int:
     """See the module's docstring."""
-    stage, workers, seconds, seed, *rest = sys.argv[1:]
-    prefix = f"kill-{os.getpid()}-{int(time.time())}"
-    kafka = Kafka(prefix=prefix, partitions=PARTITIONS)
-    figures = run(kafka, stage, int(workers), float(seconds), int(seed), float(rest[0]) if rest else 400)
+    mode, stage, workers, seconds, seed = sys.argv[1:]
+    kafka = Kafka(prefix=f"kill-{os.getpid()}-{int(time.time())}", partitions=PARTITIONS)
+    figures = run(kafka, mode, stage, int(workers), float(seconds), seed=int(seed))
     print(" ".join(f"{name}={value}" for name, value in asdict(figures).items()))
     return 1 if figures.faults() else 0
 

@@ -36,6 +36,7 @@ def fail_point() -> Callable[[str], None]:
 
 
 def main() -> int:
+    """See the module's docstring."""
     bootstrap, prefix, stage, *rest = sys.argv[1:]
     logs.configure(f"{stage}-{os.getpid()}", logging.INFO)
     metrics.serve()
