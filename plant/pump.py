@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 from plant.journal import Journal
-from plant.outlets import MqttSettings, OpcuaSettings, Outlet, Report
+from plant.outlets import START_TIMEOUT_S, MqttSettings, OpcuaSettings, Outlet, Report
 from plant.samples import Protocol, Sample
 from plant.sensors import Truth
 
@@ -157,9 +157,11 @@ def _outlets(first: Sequence[Sample], assets: Sequence[str], outside: Outside) -
                     certificate_dir=outside.certificate_dir,
                 )
             )
+        if "mqtt" in outlets:
+            outlets["mqtt"].wait_until("ready")
+        if "opcua" in outlets:
             outlets["opcua"].wait_until("listening")
-        for protocol, outlet in outlets.items():
-            outlet.wait_until("ready", 60.0 + (outside.subscribers_s if protocol == "opcua" else 0.0))
+            outlets["opcua"].wait_until("ready", START_TIMEOUT_S + outside.subscribers_s)
         yield outlets
     finally:
         for outlet in outlets.values():

@@ -193,33 +193,28 @@ def test_a_broker_that_is_not_there_is_an_error(url: str) -> None:
         run_plant(mqtt_host="127.0.0.1", mqtt_port=port, opcua_url=url, seconds=1.0, subscribers_s=0.0)
 
 
-def test_devices_send_again_what_a_broken_connection_left_unconfirmed(url: str, tmp_path: Path) -> None:
+def test_devices_send_again_what_a_broken_connection_left_unconfirmed(tmp_path: Path) -> None:
     """The broker is killed and comes back: the run ends with all messages confirmed by it."""
     broker = Mosquitto(tmp_path / "mosquitto", tmp_path / "mosquitto.log")
+    journal = tmp_path / "journal.jsonl"
     broker.start()
     broker.wait_ready()
 
     def crash() -> None:
+        while not journal.exists() or journal.stat().st_size < 10_000:
+            time.sleep(0.05)
         broker.kill()
+        time.sleep(0.3)
         broker.start()
 
     try:
-        timer = threading.Timer(4.0, crash)
-        timer.start()
-        summary = run_plant(
-            mqtt_host=broker.host,
-            mqtt_port=broker.port,
-            opcua_url=url,
-            seconds=5.0,
-            faults=(),
-            subscribers_s=0.0,
-            reactors=1,
-            journal=tmp_path / "journal.jsonl",
-        )
-        timer.join()
+        crashing = threading.Thread(target=crash)
+        crashing.start()
+        summary = play([NAB], speed=9000.0, mqtt_host=broker.host, mqtt_port=broker.port, journal=journal, rows=120)
+        crashing.join()
     finally:
         broker.stop()
-    assert summary.confirmed["mqtt"] == len(journaled(tmp_path / "journal.jsonl", "mqtt")) == 150
+    assert summary.confirmed["mqtt"] == len(journaled(journal, "mqtt")) == 120
 
 
 def test_a_data_set_played_by_mqtt_arrives_complete(mqtt_broker: Mosquitto, tmp_path: Path) -> None:
@@ -351,3 +346,23 @@ def test_iso_times_have_as_many_digits_as_they_need() -> None:
     assert iso_time(1_761_474_615_123_456_000) == "2025-10-26T10:30:15.123456Z"
     assert iso_time(1_761_474_615_123_456_789) == "2025-10-26T10:30:15.123456789Z"
     assert iso_time(-1_000) == "1969-12-31T23:59:59.999999Z"
+
+
+def test_load_can_come_in_bursts(mqtt_broker: Mosquitto, tmp_path: Path) -> None:
+    """Not spread, by MQTT only: both assets send all their tags at the same two times."""
+    journal = tmp_path / "journal.jsonl"
+    summary = run_load(
+        mqtt_host=mqtt_broker.host,
+        mqtt_port=mqtt_broker.port,
+        opcua_url="",
+        assets=2,
+        tags=5,
+        rate_hz=5.0,
+        opcua_share=0.0,
+        spread=False,
+        seconds=0.4,
+        journal=journal,
+    )
+    assert summary.sent == summary.confirmed == {"mqtt": 20}
+    times = Counter(line["source_time_ns"] for line in journaled(journal, "mqtt"))
+    assert list(times.values()) == [10, 10]
