@@ -1,7 +1,7 @@
 """What the sink costs and how fast it is: `python -m bench.sink [--seconds 20] [--burst 300000]`.
 
 Needs Kafka and InfluxDB (KAFKA_BOOTSTRAP and INFLUX_* as `twin env` prints them); topics and a bucket of its own are
-made and the bucket is deleted at the end. The sink runs as a process of its own.
+made and both are deleted at the end. The sink runs as a process of its own.
 
 - paced: 3 assets × 8 tags at 10 Hz (240 readings/s), 10 × 100 at 1 Hz and 125 × 8 at 1 Hz (1,000 readings/s), each
   frame with a twin state as the twin would write it. Latency is from handing a frame to Kafka until InfluxDB's answer
@@ -12,7 +12,6 @@ made and the bucket is deleted at the end. The sink runs as a process of its own
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import psutil
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
 
 from agents.line_protocol import reading_lines
 from queries.influxql import InfluxQL
@@ -223,6 +223,18 @@ def building() -> None:
         print(f"building: {rounds * readings / (time.perf_counter() - begun):,.0f} lines/s, {readings} per frame")
 
 
+@contextmanager
+def topics() -> Iterator[Kafka]:
+    """Topics of this run, deleted at the end."""
+    kafka = Kafka(prefix=f"bench-{uuid.uuid4().hex[:8]}", partitions=4)
+    names = create_topics(kafka)
+    try:
+        yield kafka
+    finally:
+        for deleted in AdminClient(client_settings(kafka)).delete_topics(names).values():
+            deleted.result()
+
+
 def _cpu_s(process: psutil.Process) -> float:
     used = process.cpu_times()
     return float(used.user + used.system)
@@ -235,9 +247,7 @@ def main() -> None:
     parser.add_argument("--burst", type=int, default=300_000)
     options = parser.parse_args()
     building()
-    kafka = Kafka(bootstrap=os.environ.get("KAFKA_BOOTSTRAP"), prefix=f"bench-{uuid.uuid4().hex[:8]}", partitions=4)
-    create_topics(kafka)
-    with bucket(Influxdb()) as influxdb:
+    with topics() as kafka, bucket(Influxdb()) as influxdb:
         plant = Plant(kafka=kafka, influxdb=influxdb)
         burst(plant, options.burst)
         with sink_process(plant) as process:
