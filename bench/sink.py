@@ -231,7 +231,8 @@ def topics() -> Iterator[Kafka]:
     try:
         yield kafka
     finally:
-        for deleted in AdminClient(client_settings(kafka)).delete_topics(names).values():
+        admin = AdminClient(client_settings(kafka))  # it must live until the results are there
+        for deleted in admin.delete_topics(names).values():
             deleted.result()
 
 

