@@ -247,6 +247,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--burst", type=int, default=300_000)
     options = parser.parse_args()
+    if options.burst < 50_000:
+        parser.error("--burst: at least 50000, or there is one request and no time between requests")
     building()
     with topics() as kafka, bucket(Influxdb()) as influxdb:
         plant = Plant(kafka=kafka, influxdb=influxdb)
