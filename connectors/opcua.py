@@ -23,6 +23,7 @@ from connectors.opcua_session import TROUBLE, Session, describe
 from connectors.opcua_subscription import Subscription
 from connectors.opcua_values import Item
 from connectors.opcua_watch import Watch, read_cyclically, together
+from connectors.reduction import Reducer
 from runtime.config import Opcua, Plant
 from runtime.exit_codes import BAD_CONFIGURATION, OK
 from runtime.load import ConfigurationError
@@ -58,7 +59,9 @@ class Connector:
         self._memory = Memory(config.state_dir, config.id)
         self._delivery = Delivery(plant.kafka, STAGE, self._health)
         framing = config.framing.model_copy(update={"linger_s": 0.0})  # one publish answer is one frame per asset
-        self._outlet = Outlet(Framer(config.id, time.time_ns(), framing), self._delivery)
+        self._outlet = Outlet(Framer(config.id, time.time_ns(), framing), Reducer(plant), self._delivery)
+        self._outlet.expect(nodes.assets or self._memory.assets)  # also while the server cannot be reached
+        self._outlet.connected(False)
         self._intake: Intake | None = None
         self._cause = "connector was not running"  # of the hole before the next new subscription
 
@@ -133,6 +136,7 @@ class Connector:
         resumable = self._memory.resumable if session.resumed and self._memory.same_items(items) else None
         orphan = self._memory.resumable.subscription if session.resumed and self._memory.resumable else None
         intake = await self._intake_of(session, items)
+        self._outlet.expect(item.asset for item in items)
         subscription = Subscription(session, items, self._memory, intake)
         cyclic = [i for i, item in enumerate(items) if item.cyclic]
         intake.expect_hole(cyclic, self._cause)
@@ -176,6 +180,7 @@ class Connector:
         if for_good and self._intake is not None:
             try:
                 await asyncio.wait_for(self._intake.settled(), STOP_S / 2)
+                await asyncio.wait_for(self._outlet.finish(), STOP_S / 4)
             except TimeoutError:
                 for_good = False  # Kafka is away: what it does not have must stay with the server
         if for_good:
@@ -185,8 +190,8 @@ class Connector:
             await session.drop()
 
     async def _beat(self) -> None:
-        """Heartbeats of silent assets, whatever the connection does."""
+        """Heartbeats of silent assets and what reduction holds back, whatever the connection does."""
         while True:
             due_s = self._outlet.due_in_s()
             await asyncio.sleep(0.5 if due_s is None else min(max(due_s, 0.05), 0.5))
-            await self._outlet.heartbeats()
+            await self._outlet.tick()

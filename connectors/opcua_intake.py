@@ -46,6 +46,10 @@ class Intake:
         for handle in handles:
             self._holes.setdefault(handle, cause)
 
+    def latest(self, handle: int) -> Value | None:
+        """The item's newest value of this process."""
+        return self._latest[handle]
+
     def last_ns(self, handle: int) -> int | None:
         """Source time of the item's newest value in Kafka."""
         return self._memory.last_ns(handle)

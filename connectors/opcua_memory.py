@@ -48,6 +48,11 @@ class Memory:
         self._load()
 
     @property
+    def assets(self) -> list[str]:
+        """Assets of the remembered items."""
+        return [key[2] for key in self._keys]
+
+    @property
     def sequence(self) -> int:
         """Sequence number of the last notification whose readings are in Kafka; 0 for a new subscription."""
         return self._slots[0]

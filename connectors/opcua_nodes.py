@@ -41,6 +41,11 @@ class Nodes:
         if twice:
             raise ConfigurationError([f"opcua {config.id}: {a}/{t} is given by more than one node" for a, t in twice])
 
+    @property
+    def assets(self) -> list[str]:
+        """Assets of the configured nodes; none where nodes are to be discovered."""
+        return [node.asset for node in self._configured]
+
     async def items(self, session: Session) -> list[Item]:
         """What to read from this server now; empty where discovery finds nothing. Raises TROUBLE."""
         for index, uri in enumerate(session.namespaces):

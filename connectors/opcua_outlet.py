@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from connectors.delivery import Delivery
 from connectors.framer import Framer, Reading
+from connectors.reduction import Reducer
 from schemas.frames import Frame, Gap
 
 
@@ -23,10 +24,11 @@ class GapNote:
 
 
 class Outlet:
-    """Belongs to one event loop. `framer` must have linger 0: what one write brings leaves at once."""
+    """Belongs to one event loop. Edge reduction happens here, after the gaps are known."""
 
-    def __init__(self, framer: Framer, delivery: Delivery) -> None:
+    def __init__(self, framer: Framer, reducer: Reducer, delivery: Delivery) -> None:
         self._framer = framer
+        self._reducer = reducer
         self._delivery = delivery
         self._busy = asyncio.Lock()
 
@@ -37,15 +39,25 @@ class Outlet:
             for note in gaps:
                 self._framer.gap(note.asset, note.gap, note.tags, now_ns)
             for reading in readings:
-                self._framer.add(reading, now_ns)
+                for kept in self._reducer.keep(reading):
+                    self._framer.add(kept, now_ns)
             await self._send(now_ns)
 
-    async def heartbeats(self) -> None:
-        """Write the heartbeats that are due; none while a write waits for Kafka, so nothing piles up."""
-        if self._busy.locked():
-            return
-        async with self._busy:
-            await self._send(time.time_ns())
+    async def tick(self) -> None:
+        """Write the heartbeats that are due and what reduction held back for long enough; nothing while a write
+        waits for Kafka, so nothing piles up."""
+        if not self._busy.locked():
+            await self._write_held(everything=False)
+
+    async def finish(self) -> None:
+        """Write everything that reduction holds back."""
+        await self._write_held(everything=True)
+
+    def expect(self, assets: Iterable[str]) -> None:
+        """Assets that have heartbeats though they may give no reading at all."""
+        now_ns = time.time_ns()
+        for asset in dict.fromkeys(assets):
+            self._framer.expect(asset, now_ns)
 
     def connected(self, up: bool) -> None:
         """Connection status that frames carry from now on."""
@@ -56,10 +68,12 @@ class Outlet:
         due_ns = self._framer.next_due_ns()
         return None if due_ns is None else max(0.0, (due_ns - time.time_ns()) / 1e9)
 
-    @property
-    def assets(self) -> tuple[str, ...]:
-        """Every asset seen so far."""
-        return self._framer.assets
+    async def _write_held(self, everything: bool) -> None:
+        async with self._busy:
+            now_ns = time.time_ns()
+            for reading in self._reducer.overdue(now_ns, everything):
+                self._framer.add(reading, now_ns)
+            await self._send(now_ns)
 
     async def _send(self, now_ns: int) -> None:
         frames: list[Frame] = [frame for frame, _ in self._framer.due(now_ns, flush=True)]

@@ -95,9 +95,14 @@ class Watch:
             self._behind = {}
 
     def _is_behind(self, handle: int, value: Value) -> bool:
-        last_ns = self._intake.last_ns(handle)
-        deadband = self._items[handle].deadband
-        return value.source_ns is not None and deadband is None and (last_ns is None or value.source_ns > last_ns)
+        last_ns, latest, deadband = (
+            self._intake.last_ns(handle),
+            self._intake.latest(handle),
+            self._items[handle].deadband,
+        )
+        if value.source_ns is None or (last_ns is not None and value.source_ns <= last_ns):
+            return False
+        return deadband is None or latest is None or abs(value.value - latest.value) > deadband
 
 
 async def read_cyclically(session: Session, intake: Intake) -> None:

@@ -206,6 +206,8 @@ class Opcua(Section):
             raise ValueError(f'security = "{self.security}" with mode = "{self.mode}": both are "None" or neither is')
         if self.security == "None" and self.username is not None:
             raise ValueError('username with security = "None" would send the password in clear text')
+        if (self.user_certificate_file is None) != (self.user_key_file is None):
+            raise ValueError("user_certificate_file and user_key_file: both are given or neither is")
         names = set(re.compile(self.discover).groupindex)
         if not {"asset", "tag"} <= names:
             raise ValueError(f"discover: groups {sorted(names)}, allowed is a pattern with groups asset and tag")

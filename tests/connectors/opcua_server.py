@@ -120,6 +120,16 @@ class Plant:
                 await self.write(name, first + change + number / 1000, from_ns + change * step_ns)
             await asyncio.sleep(pause_s)
 
+    async def steady(self, seconds: int, parts: int) -> None:
+        """Every variable changes once a second, in so many parts of the second."""
+        names = self.names()
+        loop = asyncio.get_running_loop()
+        start_s = loop.time()
+        for step in range(seconds * parts):
+            for number in range(step % parts, len(names), parts):
+                await self.write(names[number], step + number / 1000)
+            await asyncio.sleep(start_s + (step + 1) / parts - loop.time())
+
     async def delete(self, name: str) -> None:
         """Remove a variable while it is subscribed."""
         await self.server.delete_nodes([self.server.get_node(self.node_id(n)) for n in (name, f"{name}.unit")])

@@ -156,7 +156,8 @@ class Bench:
     def close(self) -> None:
         """End what was started, by its process."""
         self.raw.close()
-        print(*(c.tail() for c in self._ours if isinstance(c, ConnectorProcess)), sep="\n")  # shown where a test fails
+        logs = [c.tail() for c in self._ours if isinstance(c, ConnectorProcess)]
+        print(*logs, sep="\n", file=sys.stderr)  # pytest shows it where a test fails
         for process in self._ours:
             if process.process.poll() is None:
                 process.kill()

@@ -60,7 +60,7 @@ def test_frames_of_an_asset_have_no_hole(running: tuple[Bench, ServerProcess]) -
     mine = [frame for frame in made.raw.frames if frame.asset == "R0"]
     assert [frame.seq for frame in mine] == list(range(len(mine)))
     assert len({frame.epoch for frame in mine}) == 1
-    assert {"temperature", "temperature.sv"} <= set(mine[0].tags)
+    assert {"temperature", "temperature.sv"} <= set(next(frame for frame in mine if len(frame)).tags)
 
 
 def test_status_and_text_are_kept_as_they_came(running: tuple[Bench, ServerProcess]) -> None:
@@ -166,7 +166,7 @@ def test_a_server_that_restarts_and_renumbers(kafka: str, tmp_path: Path) -> Non
         assert frame.gap.from_ns == start
         assert frame.gap.to_ns == rows(made, "R0/hot", start)[1][0]
         assert frame.units == ("",)
-        assert made.raw.frames[0].units == ("K",)
+        assert next(f for f in made.raw.frames if len(f)).units == ("K",)
 
 
 @pytest.mark.kill
