@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 from urllib.parse import urlparse
 
 import typer
-from plant.server_certificate import server_certificate
 
 from cli.common import (
     DEFAULT_RUN_DIR,
@@ -24,6 +23,7 @@ from plant.outlets import OutletError
 from plant.play import play as play_data_sets
 from plant.pump import Summary
 from plant.run import run_plant
+from plant.server_certificate import server_certificate
 from runtime import logs
 from runtime.config import Opcua, Plant
 
@@ -71,6 +71,7 @@ def play(
     protocol: Annotated[Literal["mqtt", "opcua"], typer.Option(help="How they leave the plant.")] = "mqtt",
     speed: Annotated[float, typer.Option(min=0.0, help="Times real time; 0: as fast as the system takes it.")] = 0.0,
     asset: Annotated[str | None, typer.Option(help="Instead of the file's name; one file only.")] = None,
+    suffix: Annotated[str, typer.Option(help="Behind every asset's name.")] = "",
     rows: Annotated[int | None, typer.Option(min=1, help="Only so many rows of each.")] = None,
     journal: JournalOption = None,
 ) -> None:
@@ -82,6 +83,7 @@ def play(
             protocol=protocol,
             speed=speed or None,
             asset=asset,
+            suffix=suffix,
             rows=rows,
             mqtt_host=mqtt[0],
             mqtt_port=mqtt[1],

@@ -8,6 +8,7 @@ of the monitored items and waits for the next publish response (see `plant.opcua
 import heapq
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def play(
     protocol: Protocol = "mqtt",
     speed: float | None = None,
     asset: str | None = None,
+    suffix: str = "",
     mqtt_host: str = "127.0.0.1",
     mqtt_port: int = 1883,
     opcua_url: str = "opc.tcp://127.0.0.1:4840",
@@ -43,12 +45,13 @@ def play(
     """Play data sets, all at once, and return what was sent.
 
     `speed`: times real time, None or 0: flat out. `asset`: instead of the name made from the file's (one file only).
+    `suffix`: behind every asset's name, so that the same file can be played by two protocols at once.
     `rows`: only so many of each. The rest as in `plant.pump.Outside`. Raises ValueError for a file that is no data
     set or an asset that is there twice, OutletError when broker or server cannot be used.
     """
     if asset is not None and len(files) != 1:
         raise ValueError(f"asset {asset!r}: possible with one file only, there are {len(files)}")
-    sets = [datasets.load(path, asset) for path in files]
+    sets = [replace(s, asset=s.asset + suffix) for s in (datasets.load(path, asset) for path in files)]
     assets = [s.asset for s in sets]
     if len(set(assets)) < len(assets):
         raise ValueError(f"assets {assets}: every data set needs its own")
