@@ -146,6 +146,23 @@ def test_a_clock_ahead_is_suspect_and_makes_nothing_late() -> None:
     assert out.flag.tolist() == [GOOD, SUSPECT, SUSPECT, GOOD]
 
 
+def test_a_reading_ahead_of_its_time_is_remembered_like_any_other() -> None:
+    """Sent again it is a repetition; another value at its time, once that has come, is late."""
+    ahead = Reading(source_ns=T0 + 1000 * SECOND, arrival_ns=T0)
+    in_time = Reading(source_ns=T0 + 1000 * SECOND, arrival_ns=T0 + 999 * SECOND, value=86.0)
+    (out,) = validated([Reading(), ahead, ahead, in_time])
+    assert out.repeated == 1
+    assert out.tests.tolist() == [0, Test.TIME, Test.LATE]
+    assert out.ordinal.tolist() == [0, 0, 1]
+
+
+def test_the_newest_time_outlives_the_memory() -> None:
+    """Another value at the newest time is late even when so many late ones came since that the newest is forgotten."""
+    late = [Reading(source_ns=T0 - (i + 1) * SECOND) for i in range(REMEMBERED)]
+    (out,) = validated([Reading(), *late, Reading(value=86.0)])
+    assert out.tests[-1] == Test.LATE
+
+
 def test_old_readings_are_suspect_only_where_a_limit_is_set() -> None:
     """Old series can be played; with a limit, what is older than that against its arrival is suspect."""
     old = Reading(source_ns=0, arrival_ns=T0)
