@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.linalg import solve_discrete_are
@@ -129,6 +129,7 @@ def test_white_acceleration_does_not_mind_how_an_interval_is_cut() -> None:
     st.floats(1e-6, 1e6),
     st.booleans(),
 )
+@settings(deadline=None)
 def test_covariance_stays_positive(series: list[tuple[float, float]], q: float, r: float, white: bool) -> None:
     """Whatever the intervals: variances are positive, no correlation is beyond 1, and nothing is NaN."""
     dt, z = np.array(series).T
@@ -140,6 +141,7 @@ def test_covariance_stays_positive(series: list[tuple[float, float]], q: float, 
 
 
 @given(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**63), 2**63 - 1))
+@settings(deadline=None)
 def test_time_between_any_two_times_is_bounded(later: int, earlier: int) -> None:
     """Seconds between two int64 times are exact to a microsecond within a day, and within 0 and a day always."""
     between = kalman.seconds_between(np.int64(later), np.int64(earlier))
