@@ -68,6 +68,11 @@ class Intake:
         """Notifications are lost and nobody knows of which items: each has a hole until its next value."""
         self.expect_hole((i for i, item in enumerate(self.items) if not item.cyclic), cause)
 
+    @property
+    def busy(self) -> bool:
+        """Whether something that was taken is not in Kafka yet."""
+        return bool(self._running)
+
     async def settled(self) -> None:
         """Wait until everything that was taken is in Kafka."""
         while self._running:

@@ -50,6 +50,10 @@ class Watch:
                 continue
 
     async def _look(self) -> None:
+        if self._intake.busy:  # we asked for no notifications meanwhile, so silence tells nothing
+            self._behind = {}
+            await self._session.alive()
+            return
         since_s = time.monotonic() - LOOK_S
         silent = [
             i for i in self._subscribed if self._intake.heard_s[i] < since_s or self._subscription.suspicious.is_set()
