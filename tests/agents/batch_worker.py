@@ -30,7 +30,7 @@ def main() -> int:
         }
     )
 
-    out = Path(file).open("a", buffering=1)
+    out = Path(file).open("a", buffering=1)  # noqa: SIM115 (for as long as the process lives)
 
     async def handle(batch: Sequence[Received]) -> None:
         slowly = asyncio.get_running_loop().time() + options.get("handle_s", 0)

@@ -234,7 +234,9 @@ def _stop_while_feeding(crew: Workers, feed: Feed, seconds: float, rng: random.R
         feed.for_a_moment(STOP_S)
         zombie.send_signal(signal.SIGCONT)
         crew.figures.stops += 1
-        feed.for_a_moment(1)
+        while zombie.poll() is None and time.monotonic() < end + STOP_S:
+            feed.for_a_moment()
+        crew.revive()
 
 
 def _wait_for_output(feed: Feed, crew: Workers) -> None:

@@ -23,7 +23,7 @@ from schemas.topics import ALERTS, CHANGELOGS, RAW, REJECTED, VALIDATED, Topic, 
 from tests.agents.counting import COUNTING, frame
 from tests.agents.kill_drive import ROOT, records
 
-pytestmark = pytest.mark.services
+pytestmark = [pytest.mark.services, pytest.mark.timeout(90)]
 CHANGELOG = next(t for t in CHANGELOGS if t.name == "validation")
 PARTITIONS = 4
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -143,7 +143,9 @@ def test_records_deleted_unread_raise_an_alert(broker: Kafka, start: Start) -> N
     first.wait(10)
     _write(broker, RAW, *((b"R1", encode(frame("R1", seq))) for seq in range(3, 9)))
     raw = TopicPartition(RAW.full_name(broker.prefix), home_partition(b"R1", PARTITIONS), 7)
-    AdminClient(client_settings(broker)).delete_records([raw])[raw].result()
+    admin = AdminClient(client_settings(broker))
+    (deleted,) = admin.delete_records([raw]).values()
+    deleted.result(20)
     start(*_counting(broker))
     _until(lambda: len(_read(broker, VALIDATED)) == 5)
     assert [decode_as(v, ValidatedFrame).seq for v in _read(broker, VALIDATED)] == [0, 1, 2, 7, 8]
