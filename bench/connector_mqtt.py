@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import paho.mqtt.client as paho
 import psutil
@@ -34,13 +35,17 @@ ASSETS, TAGS = 10, 100
 
 @contextmanager
 def connector(plant: Plant) -> Iterator[psutil.Process]:
-    """The connector as a process, stopped at the end."""
-    child = subprocess.Popen([sys.executable, "-c", CODE, plant.model_dump_json(), plant.mqtt[0].id])
-    try:
-        yield psutil.Process(child.pid)
-    finally:
-        child.terminate()
-        child.wait(30)
+    """The connector as a process that has subscribed; stopped at the end."""
+    with tempfile.NamedTemporaryFile("w+") as log:
+        command = [sys.executable, "-c", CODE, plant.model_dump_json(), plant.mqtt[0].id]
+        child = subprocess.Popen(command, stderr=log)
+        try:
+            while "mqtt: connected" not in Path(log.name).read_text():
+                time.sleep(0.05)
+            yield psutil.Process(child.pid)
+        finally:
+            child.terminate()
+            child.wait(30)
 
 
 def publisher(plant: Plant) -> paho.Client:
@@ -69,7 +74,7 @@ class Raw:
         )
         self._consumer.subscribe([RAW.full_name(plant.kafka.prefix)])
         self.frames = self.readings = 0
-        self.first_ns, self.last_ns = time.time_ns(), 0
+        self.first_ns, self.last_ns = 2**63, 0
 
     def until(self, readings: int, timeout_s: float) -> bool:
         """Read until so many readings were seen; False when that takes too long."""
@@ -88,7 +93,6 @@ class Raw:
 def steady(plant: Plant, root: str, seconds: int) -> None:
     """CPU of the connector at 1,000 messages/s."""
     with connector(plant) as process:
-        time.sleep(3)  # until it has subscribed
         client, raw = publisher(plant), Raw(plant)
         begin, number = time.monotonic(), 0
         before = since = 0.0
@@ -113,7 +117,7 @@ def steady(plant: Plant, root: str, seconds: int) -> None:
 def burst(plant: Plant, root: str, messages: int) -> None:
     """Messages/s when a full queue is drained."""
     with connector(plant):
-        time.sleep(3)  # makes the session
+        pass  # now the broker has its session
     client, raw = publisher(plant), Raw(plant)
     for info in [publish(client, root, number) for number in range(messages)]:
         info.wait_for_publish(60)

@@ -171,7 +171,7 @@ def _settings(kafka: Kafka, on_error: Callable[[KafkaError], None]) -> dict[str,
         "partitioner": "murmur2_random",  # the same as Java's and aiokafka's
         "message.max.bytes": MAX_RECORD_BYTES,
         "queue.buffering.max.kbytes": QUEUE_KBYTES,
-        "linger.ms": 5,
+        "linger.ms": 1,  # frames have lingered already
         "compression.type": "lz4",
         "socket.nagle.disable": True,
         "log_level": 2,  # what matters comes to `on_error`, once

@@ -85,7 +85,8 @@ class Connector:
     def run(self) -> None:
         """Work until `stop`, then bring what was received to Kafka, acknowledge it and disconnect."""
         while not self._stopping:
-            for message in self._session.poll(self._timeout_s()):
+            room = self._config.receive_maximum - len(self._unacknowledged)
+            for message in self._session.poll(self._timeout_s(), room):
                 self._take(message)
             self._framer.connected(self._session.up)
             self._send_due(flush=self._is_pressing())

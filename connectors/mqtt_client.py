@@ -24,7 +24,8 @@ from runtime.config import Mqtt
 RECEIVE_BYTES = 64 * 1024
 TOPIC_BYTES_MAX = 0xFFFF
 HEADER_BYTES_MAX = 5
-MESSAGES_AT_ONCE = 1000  # more wait in the socket, so that the caller can do its other work
+WAITING_MAX = 1000
+WAITING_BYTES_MAX = 8 * 1024 * 1024
 _PUBACK = struct.Struct("!BBH")
 
 
@@ -57,6 +58,7 @@ class Connection(paho.Client):  # type: ignore[misc]  # mypy is told not to look
         )
         self.config = config
         self.arrived: list[Message] = []
+        self._arrived_bytes = 0
         self._keep_bytes = config.payload_bytes_max + 2 * TOPIC_BYTES_MAX
         self._unread = b""
         self._read = 0
@@ -85,9 +87,20 @@ class Connection(paho.Client):  # type: ignore[misc]  # mypy is told not to look
     def receive(self) -> None:
         """Take what the socket holds; messages are appended to `arrived`."""
         self._starved = False
-        while not self._starved and self._sock is not None and len(self.arrived) < MESSAGES_AT_ONCE:
+        while not self._starved and self._sock is not None and self.has_room:
             if not self._take_publish():
                 self.loop_read()
+
+    def take(self, most: int) -> list[Message]:
+        """The oldest messages of `arrived`, so many at most."""
+        taken, self.arrived = self.arrived[:most], self.arrived[most:]
+        self._arrived_bytes -= sum(len(message.payload) for message in taken)
+        return taken
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more messages should be received; else they wait in the socket, and the broker with them."""
+        return len(self.arrived) < WAITING_MAX and self._arrived_bytes < WAITING_BYTES_MAX
 
     @property
     def has_unread(self) -> bool:
@@ -156,6 +169,7 @@ class Connection(paho.Client):  # type: ignore[misc]  # mypy is told not to look
         at += properties
         payload = bytes(data[at : min(end, at + self.config.payload_bytes_max)])
         size = length - (at - begin)
+        self._arrived_bytes += len(payload)
         self.arrived.append(Message(self, mid, topic, payload, size, bool(header & 0x01), time.time_ns()))
 
 

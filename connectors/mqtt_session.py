@@ -55,15 +55,19 @@ class Session:
         self._busy = False
         self.up = False
 
-    def poll(self, timeout_s: float) -> list[Message]:
-        """Wait for messages, at most so long, and keep connection and subscriptions alive."""
+    def poll(self, timeout_s: float, room: int) -> list[Message]:
+        """Wait for messages, at most so long, and keep connection and subscriptions alive.
+
+        Gives `room` messages at most. A broker should not send more than the receive maximum allows, but
+        mosquitto 2.0 does; what is too many waits here, then in the socket.
+        """
         now_s = time.monotonic()
         connection = self._connection
         if connection is None:
             self._wait(None, min(timeout_s, self._try_to_connect(now_s)))
             return []
         try:
-            self._wait(connection, timeout_s)
+            self._wait(connection, 0.0 if connection.arrived and room else timeout_s)
             if now_s >= self._misc_at_s:
                 self._misc_at_s = now_s + 1.0
                 connection.loop_misc()
@@ -74,7 +78,7 @@ class Session:
             log.exception("the connection to %s is given up", self._peer)
             self._failure = f"connection to {self._peer} given up: {error!r}"
             connection.abandon()
-        arrived, connection.arrived = connection.arrived, []
+        arrived = connection.take(room)
         if connection.socket() is None:
             self._lost()
         return arrived
@@ -112,9 +116,9 @@ class Session:
             sock = connection.socket()
             if sock is None:
                 return
-            readers.append(sock)
+            readers += [sock] if connection.has_room else []
             writers += [sock] if connection.want_write() else []
-            timeout_s = 0.0 if connection.has_unread else timeout_s
+            timeout_s = 0.0 if connection.has_room and connection.has_unread else timeout_s
         readable, writable, _ = select.select(readers, writers, [], max(0.0, timeout_s))
         if self._wakes in readable:
             self._awake = False
@@ -123,7 +127,7 @@ class Session:
             return
         if writable:
             connection.loop_write()
-        if connection.socket() in readable or connection.has_unread:
+        if connection.has_room and (connection.socket() in readable or connection.has_unread):
             if not self._busy:
                 time.sleep(GATHER_S)
             connection.receive()

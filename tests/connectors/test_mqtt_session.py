@@ -128,7 +128,7 @@ class Driven:
         end_s = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < end_s, self.health.reason("mqtt")
-            self.messages += self.session.poll(0.05)
+            self.messages += self.session.poll(0.05, 128)
 
 
 @pytest.fixture(autouse=True)
@@ -250,6 +250,34 @@ def test_acknowledgements_go_out_in_order_and_only_for_their_connection() -> Non
         driven.until(lambda: len(acknowledged[1]) == 2)
         driven.session.close()
     assert acknowledged == [[5, 6], [5, 6]]
+
+
+def test_a_broker_that_sends_too_much_is_held_back() -> None:
+    """Never more messages are given than there is room for, in order, and beyond a bound the broker has to wait."""
+    number, size = 120, 500_000
+
+    def script(peer: Peer, _number: int) -> None:
+        peer.accept()
+        peer.grant(1)
+        for mid in range(1, number + 1):
+            peer.sock.sendall(publish(mid, b"reactor/R1/sensor/t", bytes(size)))
+            sent.append(mid)
+        peer.packet()
+
+    sent: list[int] = []
+    with broker(script) as port:
+        driven = Driven(port, receive_maximum=7)
+        driven.until(lambda: driven.session.up)
+        for _ in range(20):
+            assert driven.session.poll(0.05, 0) == []
+        assert len(sent) * size < 30e6  # what is kept here, and in the sockets of both sides
+        taken: list[int] = []
+        while len(taken) < number:
+            messages = driven.session.poll(0.05, 7)
+            assert len(messages) <= 7
+            taken += [message.mid for message in messages]
+        driven.session.close()
+    assert taken == list(range(1, number + 1))
 
 
 PROPERTIES = st.sampled_from(
