@@ -135,6 +135,34 @@ def test_a_real_step_restarts_the_filter() -> None:
     assert out.flag[10:].tolist() == [Flag.SUSPECT] * 5 + [Flag.GOOD] * 2
 
 
+def test_only_outliers_in_a_row_restart_the_filter() -> None:
+    """A reading within the gate in between starts the count anew."""
+    values = [*[120.0] * 4, 85.0, *[120.0] * 4, 85.0]
+    _, out = _step([*_steady(), *(R(10.0 + i, v) for i, v in enumerate(values))], _params(gate_limit=5))
+    assert out.estimate.max() < 86.0
+
+
+def test_absurdly_large_values_never_enter_a_filter() -> None:
+    """Beyond 1e100 a value is kept out even where there is no gate, or it is the first; it is marked as an outlier."""
+    params = _params(gate_nis="off", gate_limit=1)
+    state, out = _step([R(0.0, 1e200), R(1.0, 85.0), R(2.0, -1e300)], params)
+    assert out.tests.tolist() == [Test.NIS_GATE, 0, Test.NIS_GATE]
+    assert out.flag.tolist() == [Flag.SUSPECT, Flag.GOOD, Flag.SUSPECT]
+    assert np.isnan(out.estimate[0])
+    assert out.estimate[1:].tolist() == [85.0, 85.0]
+    assert state.columns["filter"][0, kalman.VALUE] == 85.0
+
+
+def test_a_reading_older_than_the_last_update_moves_nothing() -> None:
+    """Time never runs backwards in a filter, even where nobody called the reading late."""
+    params = _params()
+    state, _ = _step(_steady(), params)
+    after, out = _step([R(3.0, 85.0)], params, state, 1)
+    assert np.isnan(out.estimate[0])
+    np.testing.assert_array_equal(after.columns["filter"], state.columns["filter"])
+    np.testing.assert_array_equal(after.columns["counts"], state.columns["counts"])
+
+
 def test_a_bad_flag_is_never_made_better() -> None:
     """The gate turns good and not evaluated into suspect, and leaves worse flags alone."""
     params = _params()

@@ -69,6 +69,15 @@ def test_jacket_is_drawn_to_its_estimate() -> None:
     assert run.after(30.0)["coolant_outlet_temperature_degC"] == pytest.approx(36.85 - 10.0 / math.e, abs=1e-6)
 
 
+def test_conversion_std_is_what_a_wrong_temperature_does() -> None:
+    """`conversion_std` is the change of X when the temperature is off by its standard deviation all the time."""
+    certain, off = Run(MODEL).set(temperature=70.0), Run(MODEL).set(temperature=70.01)
+    unsure = Run(MODEL).set(std=0.01, temperature=70.0)
+    for t in (10.0, 60.0, 300.0):
+        difference = off.after(t)["conversion"] - certain.after(t)["conversion"]
+        assert unsure.after(t)["conversion_std"] == pytest.approx(difference, rel=2e-3)
+
+
 def test_agrees_with_another_solver() -> None:
     """From the rest with a colder feed: agrees with scipy's solver on the source's equations, in min and mol/L."""
 

@@ -157,3 +157,14 @@ def test_alerts_come_in_the_order_of_the_readings() -> None:
         ("temperature", "warning"),
         ("ph", "info"),
     ]
+
+
+def test_alerts_of_different_origin_are_in_order_too() -> None:
+    """A residual that stays and a tag that turns bad later in the same frame: first the residual."""
+    kept = settings(
+        assets={"*": {"parameters": {"frequency_factor_per_s": 0, "area_m2": 0, "observer_s": 1e6}}},
+        twin={"residual_limit": 5.0, "residual_s": 10.0},
+    )
+    readings = [R(0.0, 85.0), *(R(1.0 + i, 95.0) for i in range(15)), R(20.0, 999.0, flag=Flag.FAIL, tests=Test.RANGE)]
+    found = _alerts([estimates(readings, std=1.0)], kept)
+    assert [a.kind for a in found] == ["residual", "bad_quality"]

@@ -69,6 +69,51 @@ def test_time_is_the_newest_source_time_that_moved_the_twin() -> None:
     assert record.variables["pressure"].age_s == 1.0
 
 
+def test_times_before_1970_are_1970() -> None:
+    """A reading from before 1970 moves the twin to 1970 and no further back; the next one goes on from there."""
+    old = -START_NS / 1e9 - 5.0
+    params = TwinParams(settings())
+    _, records = _fold([estimates([R(old, 85.0, late_s=5.0)]), estimates([R(0.0, 85.0)], seq=1)], params)
+    assert [r.time_ns for r in records] == [0, START_NS]
+
+
+def test_readings_beyond_the_gate_do_not_move_the_twin() -> None:
+    """Their estimate is a prediction: value and age stay those of the last reading that was let in."""
+    gated = R(20.0, 120.0, flag=Flag.SUSPECT, tests=Test.NIS_GATE)
+    suspect = R(15.0, 86.0, flag=Flag.SUSPECT, tests=Test.ZSCORE)
+    record = _last([*_hot(), suspect, gated])
+    assert record.variables["temperature"].value == 86.0
+    assert record.variables["temperature"].age_s == 5.0
+
+
+def test_a_parameter_stands_in_until_there_is_an_estimate() -> None:
+    """A changed parameter counts for a state that exists already, unless the input it stands in for was measured."""
+    before, after = (
+        TwinParams(settings(assets={"*": {"parameters": {"coolant_temperature_degC": t}}})) for t in (70.0, 20.0)
+    )
+    cooler: dict[bool, bool] = {}
+    for measured in (False, True):
+        readings = [*_hot(), *([R(10.0, 70.0, "coolant_temperature")] if measured else [])]
+        state, (first,) = _fold([estimates(readings)], before)
+        _, (second,) = _fold([_beat(10.01, 1)], after, state)
+        cooler[measured] = second.prediction["temperature_degC"] < first.prediction["temperature_degC"] - 0.1
+    assert cooler == {False: True, True: False}
+
+
+def test_a_worse_tag_for_an_input_is_not_scored() -> None:
+    """Two tags for one input: once the better one is there, residual and quality are its alone."""
+    readings = [
+        R(0.0, 85.0),
+        R(0.0, 30.0, "coolant_outlet_temperature"),
+        R(1.0, 40.0, "temperature_jacket"),
+        R(2.0, 90.0, "coolant_outlet_temperature"),
+    ]
+    record = _last(readings, TwinParams(settings(assets={"*": {"model": "cstr"}})))
+    assert record.variables["temperature_jacket"].residual is not None
+    assert record.variables["coolant_outlet_temperature"].residual is None
+    assert record.variables["temperature_jacket"].mae == pytest.approx(5.0, abs=0.5)
+
+
 def test_heartbeats_let_time_pass() -> None:
     """While nothing comes, the arrival clock moves the twin's time, ages grow and the model goes on."""
     params = TwinParams(settings())
