@@ -73,7 +73,7 @@ def test_times_before_1970_are_1970() -> None:
     """A reading from before 1970 moves the twin to 1970 and no further back; the next one goes on from there."""
     old = -START_NS / 1e9 - 5.0
     params = TwinParams(settings())
-    _, records = _fold([estimates([R(old, 85.0, late_s=5.0)]), estimates([R(0.0, 85.0)], seq=1)], params)
+    _, records = _fold([estimates([R(old, 85.0, late_s=100.0)]), estimates([R(0.0, 85.0)], seq=1)], params)
     assert [r.time_ns for r in records] == [0, START_NS]
 
 
