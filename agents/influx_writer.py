@@ -17,7 +17,6 @@ Writing the same lines again leaves the same points, so every repetition is safe
 
 import asyncio
 import logging
-import ssl
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -26,6 +25,8 @@ from typing import NamedTuple
 
 import aiohttp
 import orjson
+from influxdb_client.client.influxdb_client_async import InfluxDBClientAsync
+from influxdb_client.rest import ApiException
 
 from runtime import metrics
 from runtime.config import Influxdb
@@ -57,29 +58,30 @@ class InfluxWriter:
     """
 
     def __init__(self, influxdb: Influxdb, timeout_s: float, on_refused: Callable[[str], Awaitable[None]]) -> None:
-        self._url = f"{influxdb.address.rstrip('/')}/api/v2/write"
-        self._query = {"org": influxdb.organisation, "bucket": influxdb.bucket_name, "precision": "ns"}
-        self._headers = {"Authorization": f"Token {influxdb.token}", "Content-Type": "text/plain; charset=utf-8"}
-        self._ca_file = influxdb.ca_file
-        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._influxdb = influxdb
+        self._timeout_ms = round(timeout_s * 1000)
         self._on_refused = on_refused
         self._trouble: int | None = None  # status of the last attempt that failed, None while all is well
         self._told = False
-        self._session: aiohttp.ClientSession | None = None
+        self._client: InfluxDBClientAsync | None = None
 
     async def close(self) -> None:
         """Close the connection."""
-        if self._session is not None:
-            await self._session.close()
+        if self._client is not None:
+            await self._client.close()
 
-    def _connected(self) -> aiohttp.ClientSession:
-        """The session, made at first use: aiohttp binds it to the running event loop."""
-        if self._session is None:
-            secure = True if self._ca_file is None else ssl.create_default_context(cafile=str(self._ca_file))
-            self._session = aiohttp.ClientSession(
-                headers=self._headers, timeout=self._timeout, connector=aiohttp.TCPConnector(ssl=secure)
+    def _connected(self) -> InfluxDBClientAsync:
+        """The client, made at first use: it binds itself to the running event loop."""
+        if self._client is None:
+            ca_file = self._influxdb.ca_file
+            self._client = InfluxDBClientAsync(
+                url=self._influxdb.address,
+                token=self._influxdb.token,
+                org=self._influxdb.organisation,
+                timeout=self._timeout_ms,
+                ssl_ca_cert=None if ca_file is None else str(ca_file),
             )
-        return self._session
+        return self._client
 
     async def write(self, lines: list[str]) -> list[Unwanted]:
         """Store all lines; return those that InfluxDB does not want. Waits as long as it takes."""
@@ -117,9 +119,11 @@ class InfluxWriter:
     async def _post(self, body: bytes) -> tuple[int, str, float | None]:
         """(status, message, Retry-After in s); status 0 where no answer came."""
         try:
-            async with self._connected().post(self._url, params=self._query, data=body) as answer:
-                text = _message(await answer.read())
-                return answer.status, text, _retry_after_s(answer.headers.get("Retry-After"))
+            stored = await self._connected().write_api().write(self._influxdb.bucket_name, record=body)
+            return (204, "", None) if stored else (0, "an answer that is neither 201 nor 204", None)
+        except ApiException as error:
+            retry_after = (error.headers or {}).get("Retry-After")
+            return int(error.status or 0), _message(error.body), _retry_after_s(retry_after)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return 0, f"{type(error).__name__}: {error}", None
 
@@ -146,8 +150,9 @@ class InfluxWriter:
             await self._on_refused(sentence)
 
 
-def _message(body: bytes) -> str:
+def _message(body: bytes | str | None) -> str:
     """InfluxDB's message of an error, shortened."""
+    body = body.encode() if isinstance(body, str) else body or b""
     try:
         text = str(orjson.loads(body)["message"])
     except (ValueError, TypeError, KeyError):

@@ -73,7 +73,9 @@ ESTIMATES = Topic(
     readers=("twin", "sink"),
 )
 STATE = Topic(name="state", record=TwinState, retention_ms=3 * DAY_MS, writers=("twin",), readers=("sink", "page"))
-ALERTS = Topic(name="alerts", record=Alert, retention_ms=30 * DAY_MS, writers=_STAGES, readers=("sink", "page"))
+ALERTS = Topic(
+    name="alerts", record=Alert, retention_ms=30 * DAY_MS, writers=(*_STAGES, "sink"), readers=("sink", "page")
+)
 REJECTED = Topic(name="rejected", record=Rejected, retention_ms=30 * DAY_MS, writers=_REJECTERS, readers=("operator",))
 CHANGELOGS = tuple(
     Topic(name=stage, record=StageState, retention_ms=None, writers=(stage,), readers=(stage,)) for stage in _STAGES
