@@ -1,6 +1,6 @@
 """What one agent costs and how long a frame takes through it: idle CPU, CPU per frame, latency, start-up.
 
-usage: KAFKA_BOOTSTRAP=host:port python -m bench.agents [STAGE] [FRAMES_PER_S] [SECONDS]
+usage: KAFKA_BOOTSTRAP=host:port python -m bench.agents [STAGE] [FRAMES_PER_S] [SECONDS] [checkpoint_s=N] [gather_s=N]
 Starts one worker (as the kill tests do), leaves it idle for a while, then feeds it steadily; a reader of the output
 topic takes the latency from the hand-over of a frame to Kafka until its output is read.
 """
@@ -46,7 +46,9 @@ def main() -> int:
     producer = Producer({**client_settings(kafka), "partitioner": "murmur2_random", "linger.ms": 2})
     command = [sys.executable, "-m", "tests.agents.stage_worker", kafka.address, kafka.prefix, stage]
     begun = time.monotonic()
-    worker = subprocess.Popen([*command, f"partitions={PARTITIONS}"], cwd=ROOT, stderr=subprocess.DEVNULL)
+    worker = subprocess.Popen(
+        [*command, f"partitions={PARTITIONS}", *sys.argv[4:]], cwd=ROOT, stderr=subprocess.DEVNULL
+    )
     try:
         _send(producer, kafka, sent, ASSETS[0], 0)
         while not latencies:

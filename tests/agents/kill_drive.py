@@ -81,6 +81,7 @@ class Workers:
         self.figures = Figures(stage=stage, workers=count, seed=0)
         self.logs = [folder / f"worker-{n}.log" for n in range(count)]
         self.reasons: list[str] = []
+        self._log_begins = [0] * count
         self.processes = [self.start(n) for n in range(count)]
 
     def start(self, n: int, fail_point: str = "") -> "subprocess.Popen[bytes]":
@@ -89,7 +90,12 @@ class Workers:
         command += [self._stage, f"partitions={self._kafka.partitions}"]
         environment = {**os.environ, "FAIL_POINT": fail_point, "PYTHONPATH": str(ROOT)}
         with self.logs[n].open("ab") as log:
+            self._log_begins[n] = log.tell()
             return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+
+    def owns_partitions(self, n: int) -> bool:
+        """Whether worker n has begun to read."""
+        return b" reading " in self.logs[n].read_bytes()[self._log_begins[n] :]
 
     def revive(self) -> None:
         """Start again whoever has ended: by a guard, or at a fail point."""
@@ -224,17 +230,20 @@ def _kill_while_feeding(crew: Workers, feed: Feed, seconds: float, rng: random.R
 
 
 def _stop_while_feeding(crew: Workers, feed: Feed, seconds: float, rng: random.Random) -> None:
-    """SIGSTOP one worker until another one has taken over, then SIGCONT."""
+    """SIGSTOP one worker until another one has taken over, then SIGCONT, and wait until it has left."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        feed.for_a_moment(rng.uniform(2, 4))
-        crew.revive()
-        zombie = crew.processes[rng.randrange(len(crew.processes))]
+        n = rng.randrange(len(crew.processes))
+        zombie = crew.processes[n]
+        while not crew.owns_partitions(n):
+            feed.for_a_moment()
+        feed.for_a_moment(rng.uniform(1, 3))
         zombie.send_signal(signal.SIGSTOP)
         feed.for_a_moment(STOP_S)
         zombie.send_signal(signal.SIGCONT)
         crew.figures.stops += 1
-        while zombie.poll() is None and time.monotonic() < end + STOP_S:
+        woken = time.monotonic()
+        while zombie.poll() is None and time.monotonic() < woken + STOP_S:
             feed.for_a_moment()
         crew.revive()
 

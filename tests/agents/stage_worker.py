@@ -1,6 +1,6 @@
 """A worker process for the tests: one stage over a prefix of topics, with fail points that only this process has.
 
-usage: python -m tests.agents.stage_worker BOOTSTRAP PREFIX STAGE [PARTITIONS]
+usage: python -m tests.agents.stage_worker BOOTSTRAP PREFIX STAGE [partitions=N] [checkpoint_s=N] [gather_s=N]
 FAIL_POINT=<name>:<n> kills it with SIGKILL the n-th time the point is passed. PARAMS is given to the counting stage.
 """
 
@@ -18,6 +18,8 @@ from runtime import logs, metrics
 from runtime.config import Plant
 from schemas.topics import RAW, VALIDATED
 from tests.agents.counting import COUNTING
+
+NUMBERS = ("checkpoint_s", "gather_s")
 
 
 def fail_point() -> Callable[[str], None]:
@@ -44,7 +46,7 @@ def main() -> int:
     plant = Plant.model_validate(
         {
             "kafka": {"bootstrap": bootstrap, "prefix": prefix, "partitions": int(options.get("partitions", "4"))},
-            "agents": {"checkpoint_s": float(options.get("checkpoint_s", "1")), "watchdog_s": 20},
+            "agents": {"watchdog_s": 20} | {name: float(options[name]) for name in NUMBERS if name in options},
         }
     )
     pure, params = COUNTING, os.environ.get("PARAMS")
