@@ -1,9 +1,11 @@
 """The MQTT connector: messages become readings, readings frames, and a message is acknowledged when Kafka has it.
 
 One thread does all of that, so an exception anywhere ends in one place: the process leaves without acknowledging.
-Only connecting and Kafka's confirmations run beside it. At most `receive_maximum` messages are unacknowledged; frames
+Only connecting and Kafka's confirmations run beside it. At most `receive_maximum` readings are unacknowledged; frames
 are closed early when that many begin to wait, so the linger never limits the rate. What is behind the last confirmed
-message the broker keeps, and sends again after a crash; validation drops what came twice.
+message the broker keeps, and sends again after a crash. Validation drops what came twice: it remembers as many
+readings per tag as may be unacknowledged. One batch with more readings than that is taken all the same, alone; of such
+a batch only the last readings are recognised when it is sent again.
 """
 
 import logging
@@ -12,7 +14,7 @@ import time
 from collections import deque
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from connectors.delivery import Delivery, QueueFull, leave
 from connectors.framer import Framer, Reading
@@ -38,6 +40,20 @@ CLOSE_S = 10.0
 KEPT_BYTES_MAX = 64 * 1024  # of a payload that is too large
 TOPICS_REMEMBERED = 100_000
 NAMELESS = Names("", "")
+
+
+class Understood(NamedTuple):
+    """What a message says. `remark`: why it goes to `rejected` (although, for a batch, some of it was readable)."""
+
+    message: Message
+    names: Names
+    readings: list[Reading]
+    remark: str | None
+
+    @property
+    def weight(self) -> int:
+        """How many readings it makes wait, at least 1; QoS 0 is never acknowledged."""
+        return max(1, len(self.readings)) if self.message.mid else 0
 
 
 def run(plant: Plant, connector_id: str) -> int:
@@ -77,6 +93,8 @@ class Connector:
         self._has_units = any("unit" in values for values in plant.tags.values())
         self._names: dict[bytes, Names] = {}
         self._unacknowledged: deque[Message] = deque()
+        self._waiting = 0  # readings of unacknowledged messages
+        self._held: Understood | None = None  # the next message, which would make that too many
         self._since_flush = 0
         self._confirmed: deque[list[Any]] = deque()  # filled by Kafka's thread
         self._looked_at_ns = 0
@@ -85,9 +103,8 @@ class Connector:
     def run(self) -> None:
         """Work until `stop`, then bring what was received to Kafka, acknowledge it and disconnect."""
         while not self._stopping:
-            room = self._config.receive_maximum - len(self._unacknowledged)
-            for message in self._session.poll(self._timeout_s(), room):
-                self._take(message)
+            self._session.poll(self._timeout_s())
+            self._take_what_fits()
             self._framer.connected(self._session.up)
             self._send_due(flush=self._is_pressing())
             self._acknowledge()
@@ -106,44 +123,63 @@ class Connector:
         self._session.wake()
 
     def _timeout_s(self) -> float:
+        if self._held is not None and self._fits(self._held):
+            return 0.0
         due_ns = self._framer.next_due_ns()
         return IDLE_S if due_ns is None else min(IDLE_S, max(0.0, (due_ns - time.time_ns()) / 1e9))
 
-    def _take(self, message: Message) -> None:
-        if message.mid:
-            waiting = self._unacknowledged
-            if waiting and waiting[-1].connection is not message.connection:
-                waiting.clear()  # nobody can acknowledge those any more; the broker sends them again
-            waiting.append(message)
-            self._since_flush += 1
+    def _fits(self, understood: Understood) -> bool:
+        return not self._waiting or self._waiting + understood.weight <= self._config.receive_maximum
+
+    def _take_what_fits(self) -> None:
+        """Take messages in order, until there are no more or the next one must wait for acknowledgements."""
+        understood, self._held = self._held, None
+        while True:
+            if understood is None:
+                message = self._session.next()
+                if message is None:
+                    return
+                understood = self._understand(message)
+            if not self._fits(understood):
+                self._held = understood
+                return
+            self._take(understood)
+            understood = None
+
+    def _understand(self, message: Message) -> Understood:
+        names, limit = NAMELESS, self._config.payload_bytes_max
         try:
             names = self._names_of(message.topic)
-        except TopicError as error:
-            self._reject(message, str(error))
-        else:
-            self._memory.last_arrival_ns[names.asset] = message.arrival_time_ns
-            self._read(message, names)
-        message.payload = b""
-
-    def _read(self, message: Message, names: Names) -> None:
-        limit = self._config.payload_bytes_max
-        if message.size_bytes > limit:
-            message.payload = message.payload[:KEPT_BYTES_MAX]
-            kept = f"the first {len(message.payload)} are kept"
-            self._reject(message, f"payload of {message.size_bytes} bytes, allowed are {limit}; {kept}", names)
-            return
-        try:
+            if message.size_bytes > limit:
+                kept = message.payload = message.payload[:KEPT_BYTES_MAX]
+                what = f"payload of {message.size_bytes} bytes, allowed are {limit}; the first {len(kept)} are kept"
+                return Understood(message, names, [], what)
             readings, remark = parse(message.payload, *names, message.arrival_time_ns)
-        except PayloadError as error:
-            self._reject(message, str(error), names)
-            return
+        except (TopicError, PayloadError) as error:
+            return Understood(message, names, [], str(error))
         if message.retained and any(reading.mark & Mark.ARRIVAL_TIME_USED for reading in readings):
-            self._reject(message, "a retained message without a time: nobody knows when it was measured", names)
-            return
+            why = "a retained message without a time: nobody knows when it was measured"
+            return Understood(message, names, [], why)
+        return Understood(message, names, readings, remark)
+
+    def _take(self, understood: Understood) -> None:
+        message, names, readings, remark = understood
+        if message.mid:
+            unacknowledged = self._unacknowledged
+            if unacknowledged and unacknowledged[-1].connection is not message.connection:
+                unacknowledged.clear()  # nobody can acknowledge those any more; the broker sends them again
+                self._waiting = 0
+            unacknowledged.append(message)
+            message.weight = understood.weight
+            self._waiting += message.weight
+            self._since_flush += message.weight
         if remark is not None:
             self._reject(message, remark, names)
         for reading in readings:
             self._add(reading, message)
+        if names is not NAMELESS:
+            self._memory.last_arrival_ns[names.asset] = message.arrival_time_ns
+        message.payload = b""
 
     def _add(self, reading: Reading, message: Message) -> None:
         if self._has_units and not reading.unit:
@@ -165,7 +201,7 @@ class Connector:
             found = self._names[topic] = names_in(topic, self._config.filters)
         return found
 
-    def _reject(self, message: Message, reason: str, names: Names = NAMELESS) -> None:
+    def _reject(self, message: Message, reason: str, names: Names) -> None:
         rejected = Rejected(
             stage=STAGE,
             reason=reason,
@@ -192,8 +228,10 @@ class Connector:
 
     def _is_pressing(self) -> bool:
         """Whether the broker will soon stop sending for want of acknowledgements, and frames are worth closing."""
+        if self._held is not None:
+            return self._since_flush > 0
         most = self._config.receive_maximum
-        return len(self._unacknowledged) >= max(1, 3 * most // 4) and self._since_flush >= max(1, most // 4)
+        return self._waiting >= max(1, 3 * most // 4) and self._since_flush >= max(1, most // 4)
 
     def _on_confirmed(self, messages: list[Any]) -> None:
         """Runs in Kafka's thread."""
@@ -208,6 +246,7 @@ class Connector:
         done = []
         while self._unacknowledged and self._unacknowledged[0].open_parts == 0:
             done.append(self._unacknowledged.popleft())
+            self._waiting -= done[-1].weight
         if done:
             self._session.acknowledge(done)
 

@@ -11,6 +11,7 @@ May not know what a payload means.
 import ssl
 import struct
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,7 @@ _PUBACK = struct.Struct("!BBH")
 class Message:
     """One PUBLISH as it came. `mid` 0: QoS 0. `size_bytes`: of the payload, of which `payload` may be the beginning.
 
-    `open_parts` counts what was made of it and is not confirmed by Kafka yet.
+    What was made of it: `weight` counts in all, `open_parts` what Kafka has not confirmed yet.
     """
 
     connection: "Connection"
@@ -43,6 +44,7 @@ class Message:
     size_bytes: int
     retained: bool
     arrival_time_ns: int
+    weight: int = 1
     open_parts: int = 0
 
 
@@ -57,7 +59,7 @@ class Connection(paho.Client):  # type: ignore[misc]  # mypy is told not to look
             manual_ack=True,
         )
         self.config = config
-        self.arrived: list[Message] = []
+        self.arrived: deque[Message] = deque()
         self._arrived_bytes = 0
         self._keep_bytes = config.payload_bytes_max + 2 * TOPIC_BYTES_MAX
         self._unread = b""
@@ -91,11 +93,13 @@ class Connection(paho.Client):  # type: ignore[misc]  # mypy is told not to look
             if not self._take_publish():
                 self.loop_read()
 
-    def take(self, most: int) -> list[Message]:
-        """The oldest messages of `arrived`, so many at most."""
-        taken, self.arrived = self.arrived[:most], self.arrived[most:]
-        self._arrived_bytes -= sum(len(message.payload) for message in taken)
-        return taken
+    def next(self) -> Message | None:
+        """The oldest message of `arrived`, taken out of it."""
+        if not self.arrived:
+            return None
+        message = self.arrived.popleft()
+        self._arrived_bytes -= len(message.payload)
+        return message
 
     @property
     def has_room(self) -> bool:

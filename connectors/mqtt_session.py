@@ -55,19 +55,15 @@ class Session:
         self._busy = False
         self.up = False
 
-    def poll(self, timeout_s: float, room: int) -> list[Message]:
-        """Wait for messages, at most so long, and keep connection and subscriptions alive.
-
-        Gives `room` messages at most. A broker should not send more than the receive maximum allows, but
-        mosquitto 2.0 does; what is too many waits here, then in the socket.
-        """
+    def poll(self, timeout_s: float) -> None:
+        """Wait for messages, at most so long, and keep connection and subscriptions alive."""
         now_s = time.monotonic()
         connection = self._connection
         if connection is None:
             self._wait(None, min(timeout_s, self._try_to_connect(now_s)))
-            return []
+            return
         try:
-            self._wait(connection, 0.0 if connection.arrived and room else timeout_s)
+            self._wait(connection, timeout_s)
             if now_s >= self._misc_at_s:
                 self._misc_at_s = now_s + 1.0
                 connection.loop_misc()
@@ -78,10 +74,16 @@ class Session:
             log.exception("the connection to %s is given up", self._peer)
             self._failure = f"connection to {self._peer} given up: {error!r}"
             connection.abandon()
-        arrived = connection.take(room)
         if connection.socket() is None:
             self._lost()
-        return arrived
+
+    def next(self) -> Message | None:
+        """The next message of the present connection, if one has arrived.
+
+        A broker should not send more than the receive maximum allows, but mosquitto 2.0 does. What the caller does not
+        fetch waits here, then in the socket.
+        """
+        return None if self._connection is None else self._connection.next()
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
         """Acknowledge in this order what came on the present connection; the broker sends the rest again."""

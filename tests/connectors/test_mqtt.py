@@ -122,6 +122,38 @@ def test_killed_while_readings_come(kafka: str, mqtt_broker: Mosquitto, tmp_path
     assert repeated <= 5 * 128  # what may be unacknowledged when a process dies
 
 
+@pytest.mark.kill
+def test_no_more_readings_are_repeated_than_validation_remembers(
+    kafka: str, mqtt_broker: Mosquitto, tmp_path: Path
+) -> None:
+    """Batches count by their readings: a queue of 400 batches of 60 is drained quickly, larger ones alone, and a kill
+    in the middle repeats at most 128 readings of the tag, the last ones."""
+    sizes = [60] * 400 + [1000] + [1] * 50
+    with Bench(kafka, mqtt_broker, tmp_path) as bench:
+        assert bench.stop(bench.start_and_wait()) == 0  # the broker has a session now, in which messages wait
+        client, n = bench.publisher(), 0
+        for size in sizes:
+            batch = [{"value": n + i, "timestamp": BASE_NS + n + i} for i in range(size)]
+            last = bench.publish(client, "R1", "t", batch)
+            n += size
+        last.wait_for_publish(20)
+        process = bench.start()
+        until(lambda: sum(map(len, bench.raw())) > 1000, 20, "some readings")
+        process.kill()
+        process.wait()
+        bench.start()
+        until(lambda: len({row[2] for row in readings(bench.raw())["R1", "t"]}) == n, 20, "all readings")
+        frames = bench.raw()
+    assert_identities_have_no_holes(frames)
+    numbers = [row[2] - BASE_NS for row in readings(frames)["R1", "t"]]
+    assert list(dict.fromkeys(numbers)) == list(range(n))
+    again = next((i for i, (a, b) in enumerate(pairwise(numbers)) if b <= a), None)
+    if again is not None:  # the kill may hit a moment at which all was acknowledged
+        assert 0 < numbers[again] - numbers[again + 1] + 1 <= 128
+    took_s = (max(f.time_ns for f in frames) - max(f.epoch for f in frames)) / 1e9
+    assert took_s < 10
+
+
 def garbage(source: random.Random, i: int) -> bytes:
     """One of the payloads of fault rows 17 and 18, by number."""
     kinds = [

@@ -123,12 +123,17 @@ class Driven:
             Mqtt(host="127.0.0.1", port=port, **more), self.health, lambda: self.lost.append(None), False
         )
 
+    def fetch(self, most: int = 1000) -> list[Message]:
+        """The messages that have arrived, so many at most."""
+        return [message for _ in range(most) if (message := self.session.next()) is not None]
+
     def until(self, condition: Callable[[], Any], timeout_s: float = 10.0) -> None:
         """Poll until the condition holds."""
         end_s = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < end_s, self.health.reason("mqtt")
-            self.messages += self.session.poll(0.05, 128)
+            self.session.poll(0.05)
+            self.messages += self.fetch()
 
 
 @pytest.fixture(autouse=True)
@@ -253,7 +258,7 @@ def test_acknowledgements_go_out_in_order_and_only_for_their_connection() -> Non
 
 
 def test_a_broker_that_sends_too_much_is_held_back() -> None:
-    """Never more messages are given than there is room for, in order, and beyond a bound the broker has to wait."""
+    """What is not fetched waits here up to a bound and then in the broker; nothing of it is lost or out of order."""
     number, size = 120, 500_000
 
     def script(peer: Peer, _number: int) -> None:
@@ -269,13 +274,12 @@ def test_a_broker_that_sends_too_much_is_held_back() -> None:
         driven = Driven(port, receive_maximum=7)
         driven.until(lambda: driven.session.up)
         for _ in range(20):
-            assert driven.session.poll(0.05, 0) == []
+            driven.session.poll(0.05)
         assert len(sent) * size < 30e6  # what is kept here, and in the sockets of both sides
         taken = [message.mid for message in driven.messages]  # that came with the answer to the subscription
         while len(taken) < number:
-            messages = driven.session.poll(0.05, 7)
-            assert len(messages) <= 7
-            taken += [message.mid for message in messages]
+            driven.session.poll(0.05)
+            taken += [message.mid for message in driven.fetch(7)]
         driven.session.close()
     assert taken == list(range(1, number + 1))
 
