@@ -61,9 +61,6 @@ class Batches:
 
     async def assigned(self, positions: Mapping[Partition, Positions]) -> None:
         """Begin anew; a batch of an earlier assignment may still be in the hands of the function."""
-        for tp, position in positions.items():
-            if position.expired:
-                log.critical("%s/%d: %d records were deleted unread: retention is too short", *tp, position.expired)
         self._forget()
 
     async def revoked(self) -> None:

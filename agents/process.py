@@ -4,20 +4,23 @@ import asyncio
 import contextlib
 import logging
 import signal
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from confluent_kafka import KafkaException
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from agents.application import Application, application, source_topic
-from agents.outbox import Outbox
+from agents.outbox import Outbox, Receipts
 from agents.ownership import Ownership, Partition, Positions
 from agents.watchdog import Watchdog, leave
 from runtime.config import Kafka, Plant
 from runtime.exit_codes import BAD_CONFIGURATION, OK
-from runtime.kafka import TopicMismatch, create_topics
-from runtime.metrics import HEALTHY, RETRIES, serve
-from schemas.topics import Topic
+from runtime.kafka import TopicMismatch, client_settings, create_topics
+from runtime.metrics import HEALTHY, LOST_FRAMES, RETRIES, serve
+from schemas.codec import encode
+from schemas.records import Alert
+from schemas.topics import ALERTS, Topic
 
 log = logging.getLogger(__name__)
 
@@ -120,10 +123,31 @@ class Process:
 
     async def _on_assigned(self, positions: Mapping[Partition, Positions]) -> None:
         try:
+            await self._warn_of_retention(positions)
             await self.worker.assigned(positions)
         except Exception as error:
             log.exception("%s: cannot begin", self.name)
             leave(f"{self.name}: cannot begin: {error!r}")
+
+    async def _warn_of_retention(self, positions: Mapping[Partition, Positions]) -> None:
+        receipts = Receipts()
+        for tp, position in positions.items():
+            if not position.expired:
+                continue
+            message = f"{self.name}: {position.expired} records of {tp.topic}/{tp.partition} were deleted unread"
+            log.critical("%s: retention is too short", message)
+            LOST_FRAMES.inc(position.expired)
+            alert = Alert(
+                asset="all",
+                kind="retention",
+                severity="critical",
+                time_ns=time.time_ns(),
+                message=message,
+                value=float(position.expired),
+            )
+            topic = ALERTS.full_name(self.plant.kafka.prefix)
+            await self.outbox.send(receipts, topic, b"all", encode(alert), tp.partition)
+        await receipts.wait()
 
     async def _on_revoked(self) -> None:
         try:
@@ -139,6 +163,7 @@ class Process:
     async def _beat(self) -> None:
         while True:
             self.watchdog.beat()
+            HEALTHY.set(self.ownership.assigned)
             if self.ownership.assigned:
                 self.ownership.lag()
             await asyncio.sleep(BEAT_S)
@@ -182,10 +207,6 @@ class Process:
 
 def _log_ends(kafka: Kafka, tps: Mapping[Partition, int]) -> dict[Partition, int] | None:
     """Where the partitions end, asked past everything of Faust's; None where Kafka does not answer."""
-    from confluent_kafka import Consumer, TopicPartition
-
-    from runtime.kafka import client_settings
-
     client = Consumer({**client_settings(kafka), "group.id": "unused"})
     try:
         client.list_topics(timeout=5)

@@ -14,17 +14,14 @@ from agents.application import state_table
 from agents.batches import Batches, Handle, Received, alert, heartbeat, reject
 from agents.changelog import UnreadableRow, recover, unpack
 from agents.fold import Fold, Outputs, nothing
-from agents.outbox import Receipts
 from agents.ownership import Partition, Positions
 from agents.process import Process
 from agents.watchdog import leave
 from kernels.stage import Stage
 from runtime.config import Plant
 from runtime.exit_codes import FAILED
-from runtime.metrics import LOST_FRAMES
-from schemas.codec import DecodeError, encode
-from schemas.records import Alert
-from schemas.topics import ALERTS, CHANGELOGS, Topic
+from schemas.codec import DecodeError
+from schemas.topics import CHANGELOGS, Topic
 
 __all__ = ["Handle", "Received", "alert", "heartbeat", "reject", "run_stage", "run_tableless"]
 
@@ -131,7 +128,6 @@ class StageWorker:
                     "The topic was made anew: use a new kafka.prefix, or delete the changelog as well",
                     FAILED,
                 )
-        await self._warn_of_retention(positions)
         self._store.data.clear()
         self._store.data.update(found.rows)
         self._fold.begin(rows, {key.decode(): home[key.decode()] for key in found.overtaken})
@@ -140,23 +136,3 @@ class StageWorker:
 
     def _beat(self, rows_read: int) -> None:
         self._rows_read = rows_read
-
-    async def _warn_of_retention(self, positions: Mapping[Partition, Positions]) -> None:
-        receipts = Receipts()
-        for tp, position in positions.items():
-            if not position.expired:
-                continue
-            message = f"{self._stage.name}: {position.expired} records of {tp.topic}/{tp.partition} were deleted unread"
-            log.critical("%s: retention is too short", message)
-            LOST_FRAMES.inc(position.expired)
-            alert = Alert(
-                asset="all",
-                kind="retention",
-                severity="critical",
-                time_ns=time.time_ns(),
-                message=message,
-                value=float(position.expired),
-            )
-            topic = ALERTS.full_name(self._plant.kafka.prefix)
-            await self._process.outbox.send(receipts, topic, b"all", encode(alert), tp.partition)
-        await receipts.wait()

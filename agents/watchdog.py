@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from runtime.exit_codes import RESTART_ME
-from runtime.metrics import HEALTHY
 
 log = logging.getLogger(__name__)
 
@@ -93,10 +92,8 @@ class Watchdog:
         if current != self._last:
             self._last = current
             self._moved_s = now
-            HEALTHY.set(1)
         elif now - self._moved_s > self._patience_s:
             reason = self._is_stuck()
             if reason is not None:
-                HEALTHY.set(0)
                 self._leave(f"no progress for {now - self._moved_s:.0f} s: {reason}")
             self._moved_s = now

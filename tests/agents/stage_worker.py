@@ -14,7 +14,7 @@ from agents.settings import kernel_settings
 from agents.stage import run_stage
 from kernels.stages import STAGES
 from kernels.warming import warm_up
-from runtime import logs, metrics
+from runtime import logs
 from runtime.config import Plant
 from schemas.topics import RAW, VALIDATED
 from tests.agents.counting import COUNTING
@@ -41,7 +41,6 @@ def main() -> int:
     """See the module's docstring."""
     bootstrap, prefix, stage, *rest = sys.argv[1:]
     logs.configure(f"{stage}-{os.getpid()}", logging.INFO)
-    metrics.serve()
     options = dict(part.split("=") for part in rest)
     plant = Plant.model_validate(
         {
