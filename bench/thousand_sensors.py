@@ -46,8 +46,8 @@ def _measure(arguments: argparse.Namespace, run_dir: Path) -> None:
     seconds = SETTLE_S + arguments.windows * arguments.window_s + 5
     load = subprocess.Popen(
         twin_command(
-            "plant", "load", "--run-dir", str(run_dir), "--assets", str(arguments.assets), "--tags", str(arguments.tags),
-            "--seconds", str(seconds), "--journal", str(journal),
+            "plant", "load", "--run-dir", str(run_dir), "--assets", str(arguments.assets),
+            "--tags", str(arguments.tags), "--seconds", str(seconds), "--journal", str(journal),
         ),
         stdout=subprocess.DEVNULL,
     )  # fmt: skip
@@ -64,31 +64,29 @@ def _measure(arguments: argparse.Namespace, run_dir: Path) -> None:
 
 
 def _window(run_dir: Path, load_pid: int, window_s: float) -> dict[str, float]:
-    pids = {p.name: p.pid for p in supervisor.status(run_dir) if p.pid is not None} | {"(plant)": load_pid}
-    before, began = {name: _cpu_s(pid) for name, pid in pids.items()}, time.monotonic()
+    pids = {p.name: [p.pid] for p in supervisor.status(run_dir) if p.pid is not None}
+    pids["(plant)"] = [load_pid, *(child.pid for child in psutil.Process(load_pid).children(recursive=True))]
+    before, began = {name: _cpu_s(found) for name, found in pids.items()}, time.monotonic()
     time.sleep(window_s)
     took_s = time.monotonic() - began
-    return {name: (_cpu_s(pid) - before[name]) / took_s for name, pid in pids.items()}
+    return {name: (_cpu_s(found) - before[name]) / took_s for name, found in pids.items()}
 
 
-def _cpu_s(pid: int) -> float:
-    """Processor time of a process, in s; of the plant, with its outlets."""
-    process = psutil.Process(pid)
-    return sum(sum(p.cpu_times()[:2]) for p in [process, *process.children(recursive=True)])
+def _cpu_s(pids: list[int]) -> float:
+    """Processor time of processes together, in s."""
+    return sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in pids)
 
 
 def _print(cores: dict[str, list[float]], ours: set[str], arguments: argparse.Namespace) -> None:
     sensors = arguments.assets * arguments.tags
     print(f"{sensors} sensors at 1 Hz, {arguments.windows} windows of {arguments.window_s:g} s; % of one core")
     for name, used in cores.items():
-        kind = "ours" if name in ours else "not counted"
-        print(
-            f"  {name:12} {100 * statistics.median(used):6.1f}  ({100 * min(used):.1f}…{100 * max(used):.1f})  {kind}"
-        )
-    totals = [sum(cores[name][i] for name in ours) for i in range(arguments.windows)]
-    print(
-        f"  {'sum of ours':12} {100 * statistics.median(totals):6.1f}  ({100 * min(totals):.1f}…{100 * max(totals):.1f})"
-    )
+        print(_line(name, used), "" if name in ours else " not counted")
+    print(_line("sum of ours", [sum(cores[name][i] for name in ours) for i in range(arguments.windows)]))
+
+
+def _line(name: str, used: list[float]) -> str:
+    return f"  {name:12} {100 * statistics.median(used):6.1f}  ({100 * min(used):.1f}…{100 * max(used):.1f})"
 
 
 def _audit(journal: Path, plant: Plant) -> None:
