@@ -206,6 +206,7 @@ def test_a_tag_that_is_overdue_gets_a_row() -> None:
     assert out.arrival_time_ns[6] == T0 + 4 * SECOND
     assert out.ordinal[6] == IMPUTED_ORDINAL
     assert out.flag.tolist().count(MISSING) == 1
+    assert (out.tags, out.units) == (("a", "b"), ("bar", "degC"))
 
 
 def test_exactly_the_interval_times_the_factor_is_not_overdue() -> None:
@@ -251,11 +252,12 @@ def test_a_repetition_does_not_end_a_gap() -> None:
 def test_a_gap_frame_moves_the_clock_and_keeps_its_tags() -> None:
     """A gap frame passes unchanged, as its tags say what it concerns; rows that are due come with the next frame."""
     gap = Beat(kind="gap", time_ns=T0 + 9 * SECOND)
-    _, out, after = validated([Reading(), gap, Reading(tag="b", source_ns=T0 + 9 * SECOND)], GAPS)
+    _, out, after = validated([Reading(), gap, Reading(tag="b", source_ns=T0 + SECOND)], GAPS)
     assert (out.kind, out.tags, len(out)) == ("gap", (), 0)
     assert out.gap is not None
     assert [after.tags[t] for t in after.tag] == ["temperature", "b"]
     assert after.flag.tolist() == [MISSING, Flag.NOT_EVALUATED]
+    assert after.arrival_time_ns.tolist() == [T0 + 9 * SECOND, T0 + SECOND]
 
 
 def test_without_interval_or_factor_nothing_is_overdue() -> None:

@@ -126,6 +126,13 @@ def test_agreement_may_be_as_wide_as_the_history_was() -> None:
     assert found[55:] == [UNKNOWN] * 5  # accepted, though the z-score needs ten again
 
 
+def test_that_width_has_an_exact_limit() -> None:
+    """A history of ±1 has a deviation of 1: suspects agree up to 6 apart, with the z-score limit at 3."""
+    for width, last in ((5.9, UNKNOWN), (6.1, SUSPECT)):
+        values = [(-1.0) ** i for i in range(50)] + [20.0, 20.0, 20.0 + width, 20.0, 20.0] + [20.0]
+        assert flags([validated(series(values, tag="level", unit="%"), plant(spike_percent="off"))])[-1] == last
+
+
 def test_no_history_is_kept_for_ever() -> None:
     """After 100 suspects in a row the history restarts, even if they never agreed."""
     wild = [60.0 if i % 2 else 300.0 for i in range(110)]
