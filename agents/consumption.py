@@ -106,6 +106,10 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
     async def perform_seek(self) -> None:
         """Nothing: `Ownership.begin` has sought every partition before it is resumed."""
 
+    def highwater(self, tp: Any) -> int:
+        """Not asked: Faust does for every record, and the driver raises where the partition was revoked just now."""
+        return 0
+
     def verify_event_path(self, now: float, tp: Any) -> None:
         """Nothing: our watchdog looks for livelocks, and does more about them than log."""
 
@@ -138,13 +142,15 @@ class ExactRecovery(Recovery):  # type: ignore[misc]
         return
 
     async def on_recovery_completed(self, generation_id: int = 0) -> None:
-        """Restore and seek, then let Faust resume."""
+        """Restore and seek, let Faust resume, and only then let the driver fetch: Faust drops what comes before."""
         await self._begin(generation_id)
         await super().on_recovery_completed(generation_id)
+        await self.app.ownership.read()
 
     async def _resume_streams(self, generation_id: int = 0) -> None:
         await self._begin(generation_id)
         await super()._resume_streams(generation_id)
+        await self.app.ownership.read()
 
     async def _begin(self, generation_id: int) -> None:
         while self.app.consumer_generation_id == generation_id:

@@ -97,7 +97,7 @@ class Ownership:
         return dict(self._expected)
 
     async def begin(self) -> None:
-        """Recovery is due: find where to read, let the owner restore its state, then accept records from there."""
+        """Recovery is due: find where to read, let the owner restore its state, accept records from there."""
         term = self.term = self.term + 1
         tps = [TopicPartition(*tp) for tp in self._consumer.assignment() if tp.topic in self._sources]
         positions = await self._in_consumer_thread(_positions(self._raw, tps)) if tps else {}
@@ -109,8 +109,12 @@ class Ownership:
         self._sought.clear()
         self.seeks = 0
         self.assigned = True
+
+    async def read(self) -> None:
+        """Faust is ready to pass records on: let the driver fetch."""
+        tps = [TopicPartition(*tp) for tp in self._expected]
         await self._in_consumer_thread(self._consumer.start_reading(tps))
-        log.info("reading %d partitions", len(positions))
+        log.info("reading %d partitions", len(tps))
 
     def pause(self) -> None:
         """The process ends: accept nothing more, but what was accepted may still be committed."""
@@ -147,9 +151,9 @@ class Ownership:
         waiting = 0
         for tp, expected in self.expected.items():
             try:
-                end = self._consumer.highwater(TopicPartition(*tp))
-            except IllegalStateError:
-                continue
+                end = self._raw.highwater(TopicPartition(*tp))
+            except (AssertionError, AttributeError, IllegalStateError):
+                continue  # revoked at this very moment
             waiting += max(0, (end or 0) - expected)
         LAG_FRAMES.set(waiting)
         return waiting

@@ -272,7 +272,7 @@ def records(kafka: Kafka, topic: str) -> Iterator[tuple[int, bytes, bytes]]:
     consumer.assign([TopicPartition(topic, p, 0) for p in range(kafka.partitions)])
     open_partitions = set(range(kafka.partitions))
     while open_partitions:
-        for message in consumer.consume(1000, 1.0):
+        for message in consumer.consume(1000, 0.1):
             error = message.error()
             if error is None:
                 yield message.partition(), message.key(), message.value()

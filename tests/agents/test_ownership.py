@@ -66,6 +66,7 @@ async def owned(committed: int | None = 5, start: int = 0, end: int = 9) -> tupl
     consumer = _FakeConsumer(committed, start, end)
     made.attach(consumer)
     await made.begin()
+    await made.read()
     return made, consumer
 
 
