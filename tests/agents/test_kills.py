@@ -4,7 +4,8 @@ import pytest
 
 from runtime.config import Kafka
 from tests.agents import kill_drive
-from tests.agents.kill_drive import PARTITIONS, Figures
+from tests.agents.kill_audit import Figures
+from tests.agents.kill_drive import PARTITIONS
 
 pytestmark = [pytest.mark.services, pytest.mark.kill]
 BACK_S = 15.0

@@ -21,7 +21,8 @@ from schemas.frames import ValidatedFrame
 from schemas.records import Alert, Rejected
 from schemas.topics import ALERTS, CHANGELOGS, RAW, REJECTED, VALIDATED, Topic, app_id
 from tests.agents.counting import COUNTING, frame
-from tests.agents.kill_drive import ROOT, records
+from tests.agents.kill_audit import records
+from tests.agents.kill_drive import ROOT
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(90)]
 CHANGELOG = next(t for t in CHANGELOGS if t.name == "validation")
