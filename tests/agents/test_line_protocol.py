@@ -5,7 +5,6 @@ import time
 
 import numpy as np
 import pytest
-from sink_samples import START_NS, WEIRD, frame
 
 from agents.line_protocol import (
     MAX_TIME_NS,
@@ -18,6 +17,7 @@ from agents.line_protocol import (
 )
 from agents.twin_lines import state_line, unit_suffix, with_horizon
 from schemas.records import Alert, TwinState, Variable, Window
+from tests.agents.sink_samples import START_NS, WEIRD, frame
 
 
 def fields(line: str) -> dict[str, str]:

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fault_proxy import FaultProxy, Trouble, fault_proxy
-from sink_samples import START_NS, WEIRD, frame, plant_with_bucket, received
 
 from agents import influx_writer
 from agents.line_protocol import reading_lines
@@ -20,6 +18,8 @@ from schemas.records import Alert, Rejected, TwinState, Variable, Window
 from schemas.states import StageState
 from schemas.topics import ALERTS, STATE
 from services.influxdb import InfluxDB
+from tests.agents.fault_proxy import FaultProxy, Trouble, fault_proxy
+from tests.agents.sink_samples import START_NS, WEIRD, frame, plant_with_bucket, received
 
 pytestmark = pytest.mark.services
 END_NS = START_NS + 10**15
@@ -273,7 +273,7 @@ async def test_a_refused_token_raises_one_alert_and_is_waited_out(influx: Influx
 @pytest.mark.usefixtures("quick_retries")
 async def test_a_missing_bucket_is_waited_for(influx: InfluxDB, tmp_path: Path) -> None:
     """A bucket that does not exist is an alert and not a loss: once it is made, all is stored."""
-    from sink_samples import make_bucket
+    from tests.agents.sink_samples import make_bucket
 
     plant = plant_with_bucket(influx, "exists", tmp_path)
     missing = plant.model_copy(update={"influxdb": plant.influxdb.model_copy(update={"bucket": "not-yet"})})

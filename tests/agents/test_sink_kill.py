@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from confluent_kafka import Producer
-from fault_proxy import FaultProxy, fault_proxy
-from sink_samples import START_NS, frame, plant_with_bucket
 
 from queries.api import Queries
 from runtime.config import Plant
@@ -19,6 +17,8 @@ from runtime.kafka import client_settings, create_topics
 from schemas.codec import encode
 from schemas.topics import ESTIMATES
 from services.influxdb import InfluxDB
+from tests.agents.fault_proxy import FaultProxy, fault_proxy
+from tests.agents.sink_samples import START_NS, frame, plant_with_bucket
 
 pytestmark = [pytest.mark.services, pytest.mark.kill]
 CODE = (

@@ -1,16 +1,11 @@
 """Prints a digest per stage over reproducible sequences: run by test_jit.py with the JIT on and off."""
 
 import hashlib
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from frame_strategies import EVERYTHING, frames_of, random_events, run
 
 from kernels.stages import STAGES
 from runtime.config import Plant
 from schemas.codec import encode
+from tests.kernels.frame_strategies import EVERYTHING, frames_of, random_events, run
 
 if __name__ == "__main__":
     for name in STAGES:

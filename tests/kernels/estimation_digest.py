@@ -4,13 +4,13 @@ import hashlib
 import math
 
 import numpy as np
-from estimation_frames import R, cut, frame, settings
 
 from kernels import estimation, twin
 from kernels.estimation_params import EstimationParams
 from kernels.twin_params import TwinParams
 from schemas.codec import encode
 from schemas.quality import Flag, Mark, Test
+from tests.kernels.estimation_frames import R, cut, frame, settings
 
 
 def _readings(n: int) -> list[R]:

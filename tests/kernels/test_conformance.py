@@ -4,7 +4,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from frame_strategies import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernels.stage import fold
+from kernels.stages import STAGES
+from schemas.codec import decode, encode
+from schemas.frames import Frame
+from tests.kernels.frame_strategies import (
     EVERYTHING,
     Event,
     Reading,
@@ -17,13 +24,6 @@ from frame_strategies import (
     sequences,
     settings_of,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from kernels.stage import fold
-from kernels.stages import STAGES
-from schemas.codec import decode, encode
-from schemas.frames import Frame
 
 pytestmark = pytest.mark.parametrize("name", STAGES)
 

@@ -5,17 +5,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-from estimation_digest import digest
+from tests.kernels.estimation_digest import digest
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_jit_on_and_off_agree_to_the_bit() -> None:
     """Estimation and twin of 1,200 readings with both models: the same digest with NUMBA_DISABLE_JIT=1."""
-    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}"}
     plain = subprocess.run(
-        [sys.executable, "-W", "ignore", str(Path(__file__).parent / "estimation_digest.py")],
-        env=environment,
+        [sys.executable, "-W", "ignore", "-m", "tests.kernels.estimation_digest"],
+        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,

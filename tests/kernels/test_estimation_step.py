@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from estimation_frames import R, columns_joined, cut, frame, heartbeat, settings
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -16,6 +15,7 @@ from schemas.codec import decode, encode
 from schemas.frames import EstimateFrame, ValidatedFrame
 from schemas.quality import Flag, Mark, Test
 from schemas.states import StageState
+from tests.kernels.estimation_frames import R, columns_joined, cut, frame, heartbeat, settings
 
 CHAPTER = {"process_noise": 0.01, "measurement_noise": 0.5, "initial_variance": 1.0}
 MISSING = {"value": math.nan, "flag": Flag.MISSING, "tests": Test.GAP, "mark": Mark.IMPUTED}

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from kernels.stages import STAGES
 
-SCRIPT = Path(__file__).parent / "digest_of_stages.py"
+MODULE = "tests.kernels.digest_of_stages"
 
 
 def digests(jit_off: str) -> dict[str, str]:
     """Stage by stage, what the script prints in a process of its own."""
     done = subprocess.run(
-        [sys.executable, str(SCRIPT)],
+        [sys.executable, "-m", MODULE],
         env={**os.environ, "NUMBA_DISABLE_JIT": jit_off},
         cwd=Path(__file__).parents[2],
         capture_output=True,

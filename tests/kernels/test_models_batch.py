@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 import pytest
-from model_runs import Run, derivative
 from scipy.integrate import solve_ivp
 
 from kernels.models import batch_reactor
+from tests.kernels.model_runs import Run, derivative
 
 MODEL = batch_reactor.MODEL
 #: k at 85 degC by hand: 1e10 · exp(−80000 / (8.314 · 358.15))

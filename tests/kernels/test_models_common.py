@@ -5,12 +5,12 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from model_runs import Run
 
 from kernels.models import MODELS, batch_reactor
 from kernels.models.model import NO_INPUT, ParameterError
 from kernels.units import unit_of
 from runtime.config import Asset
+from tests.kernels.model_runs import Run
 
 pytestmark = pytest.mark.parametrize("name", MODELS)
 

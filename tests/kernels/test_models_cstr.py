@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 import pytest
-from model_runs import Run, derivative
 from scipy.integrate import solve_ivp
 
 from kernels.models import cstr
+from tests.kernels.model_runs import Run, derivative
 
 MODEL = cstr.MODEL
 

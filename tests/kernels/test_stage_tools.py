@@ -1,7 +1,6 @@
 """The tools that stages share."""
 
 import numpy as np
-from frame_strategies import SECOND, T0, Beat, Reading, beat_frame, frame_of, run, settings_of
 
 import kernels
 from kernels.stage import CLOCK, ColumnSpec, clock_of, clocks, fold, readonly, usable, with_clock, writable
@@ -10,6 +9,7 @@ from runtime.config import Plant
 from schemas.codec import decode, encode
 from schemas.quality import Flag, Test
 from schemas.states import StageState
+from tests.kernels.frame_strategies import SECOND, T0, Beat, Reading, beat_frame, frame_of, run, settings_of
 
 EMPTY = StageState(stage="s", asset="R101")
 

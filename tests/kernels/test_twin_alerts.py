@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from estimation_frames import SECOND_NS, START_NS, R, estimates, frame, heartbeat, settings
 
 from kernels import estimation, twin
 from kernels.estimation_params import EstimationParams
@@ -13,6 +12,7 @@ from kernels.twin_params import TwinParams
 from schemas.frames import EstimateFrame, Gap, empty_columns
 from schemas.quality import Flag, Mark, Test
 from schemas.records import Alert
+from tests.kernels.estimation_frames import SECOND_NS, START_NS, R, estimates, frame, heartbeat, settings
 
 QUIET = {"residual_limit": "off"}
 

@@ -6,11 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from estimation_frames import SECOND_NS, START_NS, R, cut, estimates, frame, heartbeat, settings
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from model_runs import Run
 
 from kernels import estimation, twin
 from kernels.estimation_params import EstimationParams
@@ -24,6 +22,8 @@ from schemas.frames import EstimateFrame, empty_columns
 from schemas.quality import Flag, Mark, Test
 from schemas.records import TwinState
 from schemas.states import StageState
+from tests.kernels.estimation_frames import SECOND_NS, START_NS, R, cut, estimates, frame, heartbeat, settings
+from tests.kernels.model_runs import Run
 
 
 def _fold(

@@ -1,13 +1,13 @@
 """Closed windows against plain arithmetic over the same readings."""
 
 import numpy as np
-from estimation_frames import SECOND_NS, START_NS, R, estimates, heartbeat, settings
 
 from kernels import twin
 from kernels.twin_params import TwinParams
 from schemas.frames import EstimateFrame, empty_columns
 from schemas.quality import Flag, Test
 from schemas.records import Window
+from tests.kernels.estimation_frames import SECOND_NS, START_NS, R, estimates, heartbeat, settings
 
 
 def _windows(readings: list[R], sizes: list[float], beat_s: float | None = None) -> list[Window]:

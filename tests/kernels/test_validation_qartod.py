@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from frame_strategies import SECOND, T0, Reading, frame_of, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ioos_qc import qartod
@@ -19,6 +18,7 @@ from kernels.validation_series import CHAIN
 from plant.datasets import DIRECTORY, load
 from runtime.config import Plant
 from schemas.quality import Flag, Test
+from tests.kernels.frame_strategies import SECOND, T0, Reading, frame_of, run
 
 Values = NDArray[np.float64]
 FILES = ("tennessee_eastman/d00_te.dat", "tennessee_eastman/d04_te.dat", "tennessee_eastman/d13_te.dat")

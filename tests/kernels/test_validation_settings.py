@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from frame_strategies import settings_of
 from pydantic import ValidationError
 
 from kernels.validation_params import FOREVER, LIMITS, TABLES_MAX, TIME_LIMITS, ValidationParams, spans, to_ns
 from runtime.config import Plant, Tag, Validation
+from tests.kernels.frame_strategies import settings_of
 
 
 def limits(plant: Plant, tag: str, unit: str) -> dict[str, float]:

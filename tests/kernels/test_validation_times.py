@@ -7,7 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from frame_strategies import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernels.stages import STAGES
+from kernels.validation_times import IMPUTED_ORDINAL, REMEMBERED
+from runtime.config import Mqtt, Plant
+from schemas.frames import ValidatedFrame
+from schemas.quality import STATUS_BAD, Flag, Mark, Test
+from tests.kernels.frame_strategies import (
     SECOND,
     T0,
     Beat,
@@ -21,14 +29,6 @@ from frame_strategies import (
     series,
     settings_of,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from kernels.stages import STAGES
-from kernels.validation_times import IMPUTED_ORDINAL, REMEMBERED
-from runtime.config import Mqtt, Plant
-from schemas.frames import ValidatedFrame
-from schemas.quality import STATUS_BAD, Flag, Mark, Test
 
 GOOD, SUSPECT, FAIL, MISSING = Flag.GOOD, Flag.SUSPECT, Flag.FAIL, Flag.MISSING
 GAPS = Plant(tags={"*": {"interval_s": 1.0, "validation": {"gap_factor": 2.5}}})

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from frame_strategies import SECOND, T0, Reading, flags, frame_of, run, series
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +12,7 @@ from kernels.validation_history import COLUMNS as HISTORY_COLUMNS
 from runtime.config import Plant
 from schemas.frames import ValidatedFrame
 from schemas.quality import Flag, Test
+from tests.kernels.frame_strategies import SECOND, T0, Reading, flags, frame_of, run, series
 
 GOOD, UNKNOWN, SUSPECT, FAIL = Flag.GOOD, Flag.NOT_EVALUATED, Flag.SUSPECT, Flag.FAIL
 

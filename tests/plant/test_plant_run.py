@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 from asyncua import Client, ua
 from asyncua.crypto.security_policies import SecurityPolicyBasic256Sha256
-from plant_readers import EPOCH, MqttReader, OpcuaReader
 
 from plant.datasets import DIRECTORY
 from plant.faults import Fault
@@ -30,6 +29,7 @@ from plant.pump import Tick
 from plant.run import run_plant
 from plant.samples import node_id, topic
 from services.mosquitto import Mosquitto
+from tests.plant.plant_readers import EPOCH, MqttReader, OpcuaReader
 
 pytestmark = pytest.mark.services
 TE00 = DIRECTORY / "tennessee_eastman" / "d00_te.dat"
