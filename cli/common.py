@@ -1,6 +1,7 @@
 """What all commands share: the configuration option, and errors that end a command in one clear line each."""
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,8 +26,10 @@ RunDirOption = Annotated[
 ]
 DEFAULT_RUN_DIR = Path(".twin")
 
-out = Console()
-err = Console(stderr=True)
+#: A file or a pipe has no width of its own; 80 columns would cut tables.
+PIPE_COLUMNS = 160
+out = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
+err = Console(stderr=True, width=None if sys.stderr.isatty() else PIPE_COLUMNS)
 
 
 def config_path(path: Path | None) -> Path | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from confluent_kafka import Consumer, TopicPartition
 from rich.console import Group
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from cli.common import watermarks
@@ -115,7 +115,9 @@ def view(seen: Seen, processes: list[Row], headline: str) -> Group:
 
 
 def _readings(seen: Seen) -> Table:
-    table = Table("asset", "tag", "unit", "raw", "estimate", "± std", "truth", "quality", title="readings")
+    table = Table(
+        "asset", Column("tag", no_wrap=True), "unit", "raw", "estimate", "± std", "truth", "quality", title="readings"
+    )
     for (asset, tag), newest in sorted(seen.tags.items()):
         shown = newest.raw if isinstance(newest.raw, str) else f"{newest.raw:.3f}"
         truth = seen.truth.get((asset, tag))
@@ -146,7 +148,7 @@ def _numbers(values: dict[str, float]) -> str:
 
 
 def _processes(rows: list[Row]) -> Table:
-    table = Table("process", "state", "CPU %", "lag frames", "readings/s", title="processes")
+    table = Table(Column("process", no_wrap=True), "state", "CPU %", "lag frames", "readings/s", title="processes")
     for row in rows:
         lag = "–" if row.lag_frames is None else str(row.lag_frames)
         rate = "–" if row.readings_per_s is None else f"{row.readings_per_s:.0f}"

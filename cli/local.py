@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from confluent_kafka import KafkaException
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 
 from cli import lag
 from cli.common import (
@@ -104,7 +104,18 @@ def env(run_dir: RunDirOption = DEFAULT_RUN_DIR) -> None:
 
 
 def _table(rows: list[lag.Row]) -> Table:
-    table = Table("process", "state", "pid", "up s", "restarts", "CPU %", "MiB", "lag frames", "readings/s", "healthy")
+    table = Table(
+        Column("process", no_wrap=True),
+        Column("state", no_wrap=True),
+        "pid",
+        "up s",
+        "restarts",
+        "CPU %",
+        "MiB",
+        "lag frames",
+        "readings/s",
+        "healthy",
+    )
     for row in rows:
         table.add_row(
             row.name,
