@@ -119,7 +119,7 @@ def test_stages_have_least_rights() -> None:
 
 
 def test_services_keep_their_data() -> None:
-    """Data of the services, and what the OPC UA connector must remember, is on named volumes."""
+    """Data of the services, and what the connectors must remember, is on named volumes."""
     found = services()
     volumes = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["volumes"]
     used = {
@@ -128,7 +128,8 @@ def test_services_keep_their_data() -> None:
         for volume in service["volumes"]
         if not volume.startswith("./")
     }
-    assert used == volumes.keys() == {"kafka-data", "influxdb-data", "mosquitto-data", "opcua-config", "opcua-state"}
+    services_data = {"kafka-data", "influxdb-data", "mosquitto-data"}
+    assert used == volumes.keys() == services_data | {"mqtt-state", "opcua-config", "opcua-state"}
 
 
 def test_the_mounted_configuration_is_good() -> None:
