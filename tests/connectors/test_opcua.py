@@ -233,8 +233,8 @@ def test_cyclic_reads_and_clean_stop(kafka: str, tmp_path: Path) -> None:
         connector = made.connector(server, f"nodes = [{{ {node} }}]")
         connector.says("subscribed to 0 items")
         start = now_us()
-        server.do("script", changes=10, pause_s=0.4, from_ns=start, step_ns=1_000_000)
-        until(lambda: len(rows(made, "R0/ph", start)) == 10, 5, "every change, as it is slower than the reads")
+        server.do("script", changes=6, pause_s=1.0, from_ns=start, step_ns=1_000_000)
+        until(lambda: len(rows(made, "R0/ph", start)) == 6, 20, "every change, as it is slower than the reads")
         assert connector.stop() == 0
         assert "stopped" in connector.tail()
         assert_no_error(connector)

@@ -1,11 +1,15 @@
 """Real process data through the whole system, by both protocols."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from bench import data_sets
 from plant import datasets
+from tests.end_to_end.system_tools import ROOT
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
 
@@ -17,7 +21,13 @@ NAB_READINGS = 22_695
 
 def test_data_sets_are_stored_to_the_bit_by_both_protocols(tmp_path: Path) -> None:
     """Tennessee Eastman and NAB, at once by MQTT and by OPC UA, are stored complete and bit-equal; faults are seen."""
-    found = data_sets.run(tmp_path, SPEED)
+    report = tmp_path / "report.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.data_sets", "--speed", str(SPEED), "--report", str(report)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(report.read_text("utf-8"))
     readings = found["readings"]
     assert readings["mqtt"] == readings["opcua"] == EASTMAN_READINGS + NAB_READINGS
     assert readings["stored"] == 2 * (EASTMAN_READINGS + NAB_READINGS)
