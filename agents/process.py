@@ -29,6 +29,7 @@ BEAT_S = 1.0
 STOP_S = 4.0
 REVOKE_S = 10.0
 LONGEST_RETRY_S = 10.0
+HOPS = {"validation": 0, "estimation": 1, "twin": 2, "sink": 3}  # places down the chain
 
 
 class Worker(Protocol):
@@ -99,7 +100,7 @@ class Process:
         sources = frozenset(t.full_name(self.plant.kafka.prefix) for t in self.sources)
         self.outbox = Outbox(self.plant.kafka)
         group = app_id(self.name, self.plant.kafka.prefix)
-        self.reader = Reader(self.plant.kafka, group, agents.gather_s)
+        self.reader = Reader(self.plant.kafka, group, agents.gather_s, HOPS.get(self.name, 0))
         self.ownership = Ownership(sources, self._on_assigned, self._on_revoked, self.reader)
         self.app = application(self.plant, self.name, self.ownership)
         self.watchdog = Watchdog(
