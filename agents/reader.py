@@ -1,4 +1,4 @@
-"""Reads partitions with a client of its own, because a fetch of Faust's driver costs as much as ten frames.
+"""Reads partitions with a client of its own, because a fetch of Faust's driver costs more than a frame does.
 
 That driver encodes and decodes every request for every partition in Python. Here librdkafka fetches in its own
 threads, and what has come crosses to the event loop in one step per batch. Nothing is subscribed or committed here:
