@@ -43,8 +43,8 @@ class Batches:
 
     def __init__(self, process: Process, handle: Handle, on_stop: Callable[[], Awaitable[None]] | None) -> None:
         self._process, self._handle, self._on_stop = process, handle, on_stop
-        sink, prefix = process.plant.sink, process.plant.kafka.prefix
-        self._batch_max, self._within_s = sink.batch_frames, sink.within_s
+        prefix = process.plant.kafka.prefix
+        self._batch_max = process.plant.sink.batch_frames
         self._topic_of = {topic.full_name(prefix): topic for topic in process.sources}
         self._gathered: list[Received] = []
         self._handled: dict[Partition, int] = {}
@@ -100,8 +100,6 @@ class Batches:
     async def _work(self) -> None:
         while True:
             await self._arrived.wait()
-            if len(self._gathered) < self._batch_max:
-                await asyncio.sleep(self._within_s)
             async with self._busy:
                 await self._handle_batch()
 

@@ -9,6 +9,7 @@ ends. So every frame is preceded in its topic by its predecessor, whoever wrote 
 import asyncio
 import logging
 import threading
+import time
 from typing import Any
 
 from aiokafka.partitioner import murmur2
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.5
 ROOM_S = 0.01
+GATHER_S = 0.02
 QUEUE_KBYTES = 512 * 1024
 QUEUE_RECORDS = 1_000_000
 
@@ -105,7 +107,8 @@ class Outbox:
     def _poll(self) -> None:
         try:
             while not self._stopping:
-                self._producer.poll(POLL_S)
+                if self._producer.poll(POLL_S):
+                    time.sleep(GATHER_S)  # one wake-up for the receipts of many partitions
         except BaseException as error:  # a callback failed: what was confirmed is no longer known
             log.exception("the producer's thread failed")
             leave(f"the producer's thread failed: {error!r}")

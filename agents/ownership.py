@@ -3,9 +3,9 @@
 Faust 0.15.3 loses records around rebalances: it resumes partitions before it seeks them, does not seek at all where
 nothing is committed, and drops records below a read position that a stale task may have written after the seek. So
 nothing here relies on what Faust delivers or skips. When a recovery is complete, the positions are asked from Kafka and
-sought explicitly; from then on exactly the next offset of each partition is accepted (our topics have no compaction
+named to our reader; from then on exactly the next offset of each partition is accepted (our topics have no compaction
 and no transactions, so offsets have no holes). Anything below was seen before; anything above means that a record was
-skipped, and the partition is sought again. Commits go past Faust's bookkeeping, too, straight to the group.
+skipped, and all is read again from the next offsets. Commits go past Faust's bookkeeping, too, straight to the group.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
+from agents.reader import Reader
 from agents.watchdog import leave
 from runtime.metrics import LAG_FRAMES, RETRIES
 
@@ -61,15 +62,12 @@ OnRevoked = Callable[[], Awaitable[None]]
 class Ownership:
     """The partitions of `sources` that are ours, from the end of a recovery to the next revocation."""
 
-    def __init__(
-        self, sources: frozenset[str], on_assigned: OnAssigned, on_revoked: OnRevoked, gather_s: float
-    ) -> None:
-        self._sources, self.gather_s = sources, gather_s
+    def __init__(self, sources: frozenset[str], on_assigned: OnAssigned, on_revoked: OnRevoked, reader: Reader) -> None:
+        self._sources, self.reader = sources, reader
         self._on_assigned, self._on_revoked = on_assigned, on_revoked
         self._consumer: Any = None
         self._expected: dict[Partition, int] = {}
         self._sought: dict[Partition, float] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self.term = 0  # counts assignments and revocations; work begun in another term must not be written
         self.assigned = False
         self.seeks = 0
@@ -110,21 +108,22 @@ class Ownership:
         self.seeks = 0
         self.assigned = True
 
-    async def read(self) -> None:
-        """Faust is ready to pass records on: let the driver fetch."""
-        tps = [TopicPartition(*tp) for tp in self._expected]
-        await self._in_consumer_thread(self._consumer.start_reading(tps))
-        log.info("reading %d partitions", len(tps))
+    def read(self) -> None:
+        """Faust is ready to pass records on."""
+        self.reader.read(self._expected)
+        log.info("reading %d partitions", len(self._expected))
 
     def pause(self) -> None:
         """The process ends: accept nothing more, but what was accepted may still be committed."""
         self._expected = {}
+        self.reader.read({})
 
     async def end(self) -> None:
         """Partitions are being revoked: accept nothing more."""
         self.term += 1
         self.assigned = False
         self._expected, self.committed = {}, {}
+        self.reader.read({})
         await self._on_revoked()
 
     async def commit(self, offsets: Mapping[Partition, int]) -> bool:
@@ -146,15 +145,16 @@ class Ownership:
                 return True
         return False
 
+    async def attend(self) -> None:
+        """To be called every second while assigned: whoever asks the driver for nothing misses errors of the group."""
+        try:
+            await self._in_consumer_thread(self._raw.getmany(timeout_ms=0))  # all is paused: returns nothing, at once
+        except KafkaError as error:
+            leave(f"the group cannot go on: {error!r}")
+
     def lag(self) -> int:
         """Records known to wait in our partitions, as of the last answer to a fetch."""
-        waiting = 0
-        for tp, expected in self.expected.items():
-            try:
-                end = self._raw.highwater(TopicPartition(*tp))
-            except (AssertionError, AttributeError, IllegalStateError):
-                continue  # revoked at this very moment
-            waiting += max(0, (end or 0) - expected)
+        waiting = sum(max(0, self.reader.log_end(tp) - expected) for tp, expected in self._expected.items())
         LAG_FRAMES.set(waiting)
         return waiting
 
@@ -176,24 +176,15 @@ class Ownership:
         log.warning("%s/%d: offset %d came, %d is next; seeking back", *tp, offset, expected)
         if self.seeks > SEEKS_MAX:
             leave(f"{tp.topic}/{tp.partition}: offset {expected} does not come")
-        task = asyncio.get_running_loop().create_task(self._in_consumer_thread(_seek(self._raw, {tp: expected})))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self.reader.read(self._expected)
 
 
 async def _positions(consumer: Any, tps: list[Any]) -> dict[Partition, Positions]:
-    """Ask Kafka for the positions, and seek each partition to where reading must start."""
+    """Ask Kafka for the positions."""
     starts, ends = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
-    found = {
+    return {
         Partition(tp.topic, tp.partition): Positions(
             committed=await consumer.committed(tp), log_start=starts[tp], log_end=ends[tp]
         )
         for tp in tps
     }
-    await _seek(consumer, {tp: p.first for tp, p in found.items()})
-    return found
-
-
-async def _seek(consumer: Any, offsets: Mapping[Partition, int]) -> None:
-    for tp, offset in offsets.items():
-        consumer.seek(TopicPartition(*tp), offset)

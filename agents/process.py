@@ -13,6 +13,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from agents.application import Application, application, source_topic
 from agents.outbox import Outbox, Receipts
 from agents.ownership import Ownership, Partition, Positions
+from agents.reader import Reader
 from agents.watchdog import Watchdog, leave
 from runtime.config import Kafka, Plant
 from runtime.exit_codes import BAD_CONFIGURATION, OK
@@ -20,7 +21,7 @@ from runtime.kafka import TopicMismatch, client_settings, create_topics
 from runtime.metrics import HEALTHY, LOST_FRAMES, RETRIES, serve
 from schemas.codec import encode
 from schemas.records import Alert
-from schemas.topics import ALERTS, Topic
+from schemas.topics import ALERTS, Topic, app_id
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ BEAT_S = 1.0
 STOP_S = 4.0
 REVOKE_S = 10.0
 LONGEST_RETRY_S = 10.0
+HOPS = {"validation": 0, "estimation": 1, "twin": 2, "sink": 3}  # places down the chain
 
 
 class Worker(Protocol):
@@ -59,6 +61,7 @@ class Process:
     outbox: Outbox
     watchdog: Watchdog
     ownership: Ownership
+    reader: Reader
 
     def __init__(
         self, plant: Plant, name: str, sources: tuple[Topic, ...], make_worker: Callable[["Process"], Worker]
@@ -96,7 +99,9 @@ class Process:
         agents = self.plant.agents
         sources = frozenset(t.full_name(self.plant.kafka.prefix) for t in self.sources)
         self.outbox = Outbox(self.plant.kafka)
-        self.ownership = Ownership(sources, self._on_assigned, self._on_revoked, agents.gather_s)
+        group = app_id(self.name, self.plant.kafka.prefix)
+        self.reader = Reader(self.plant.kafka, group, agents.gather_s, HOPS.get(self.name, 0))
+        self.ownership = Ownership(sources, self._on_assigned, self._on_revoked, self.reader)
         self.app = application(self.plant, self.name, self.ownership)
         self.watchdog = Watchdog(
             stop_s=agents.session_timeout_s * 2 / 3,  # Kafka counts from the last heartbeat, up to a third earlier
@@ -166,6 +171,7 @@ class Process:
             HEALTHY.set(self.ownership.assigned)
             if self.ownership.assigned:
                 self.ownership.lag()
+                await self.ownership.attend()
             await asyncio.sleep(BEAT_S)
 
     async def _save_regularly(self) -> None:
@@ -186,6 +192,7 @@ class Process:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_S):
                 await self.app.stop()
+        self.reader.close()
         self.outbox.close(STOP_S)
 
     def _progress(self) -> object:

@@ -57,8 +57,8 @@ def run_tableless(
     *,
     on_stop: Callable[[], Any] | None = None,
 ) -> int:
-    """Hand records of `sources` to `handle` in batches of up to `plant.sink.batch_frames`, gathered within
-    `plant.sink.within_s`, until SIGTERM or SIGINT; return the exit code.
+    """Hand records of `sources` to `handle` in batches of up to `plant.sink.batch_frames`, until
+    SIGTERM or SIGINT; return the exit code.
 
     Per partition, records come in the order of their offsets, each at least once. A batch is acknowledged after
     `handle` returned, never before; `handle` is called in the process's event loop and never twice at a time. It

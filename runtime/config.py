@@ -316,7 +316,7 @@ class Agents(Section):
     checkpoint_frames: int = Field(2000, ge=1, le=100_000)
     session_timeout_s: float = Field(6.0, ge=3, le=60)
     watchdog_s: float = Field(60.0, ge=5, le=3600)
-    gather_s: float = Field(0.05, ge=0, le=1)  # pause between two fetches; costs latency, saves CPU at middling load
+    gather_s: float = Field(0.25, ge=0, le=1)  # stages wake up together so often; costs latency, saves CPU
 
 
 class Sink(Section):
@@ -324,7 +324,6 @@ class Sink(Section):
 
     batch_frames: int = Field(1000, ge=1, le=100_000)
     batch_lines: int = Field(20_000, ge=1, le=200_000)
-    within_s: float = Field(0.03, ge=0.005, le=5)
     timeout_s: Positive = 30.0
 
 

@@ -1,12 +1,14 @@
 """Settings of the Faust application that correctness or security rests on."""
 
 import ssl
+from typing import cast
 
 import pytest
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 
 from agents.application import application, credentials, state_table
 from agents.ownership import Ownership
+from agents.reader import Reader
 from runtime.config import Kafka, Plant
 from schemas.topics import CHANGELOGS, RAW
 
@@ -16,7 +18,7 @@ async def _nothing(*_: object) -> None:
 
 
 def _ownership() -> Ownership:
-    return Ownership(frozenset({"raw"}), _nothing, _nothing, 0.0)
+    return Ownership(frozenset({"raw"}), _nothing, _nothing, cast(Reader, None))  # nothing is read here
 
 
 def test_kafka_security_reaches_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:

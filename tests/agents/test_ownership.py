@@ -1,12 +1,13 @@
 """Which records are accepted, whatever Faust delivers."""
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from agents import ownership
 from agents.ownership import Ownership, Partition, Positions
+from agents.reader import Reader
 
 TP = Partition("raw", 3)
 
@@ -15,9 +16,7 @@ class _FakeConsumer:
     """Stands in for Faust's consumer: assigned one partition, answers at once in the same loop."""
 
     def __init__(self, committed: int | None, start: int, end: int) -> None:
-        self.sought: list[tuple[Partition, int]] = []
         self.commits: list[dict[Partition, int]] = []
-        self.reading: list[Any] = []
         self.fail: list[Exception] = []
         self._committed, self._start, self._end = committed, start, end
         self._thread = self
@@ -38,22 +37,29 @@ class _FakeConsumer:
     async def committed(self, tp: Any) -> int | None:
         return self._committed
 
-    def seek(self, tp: Any, offset: int) -> None:
-        self.sought.append((Partition(*tp), offset))
-
-    async def start_reading(self, tps: Any) -> None:
-        self.reading = list(tps)
-
     async def commit(self, offsets: dict[Any, Any]) -> None:
         if self.fail:
             raise self.fail.pop(0)
         self.commits.append({Partition(*tp): meta.offset for tp, meta in offsets.items()})
 
-    def highwater(self, tp: Any) -> int:
+
+class _FakeReader:
+    """Stands in for the reader: writes down from where it was told to read."""
+
+    def __init__(self, end: int) -> None:
+        self.orders: list[dict[Partition, int]] = []
+        self._end = end
+
+    def read(self, offsets: dict[Partition, int]) -> None:
+        self.orders.append(dict(offsets))
+
+    def log_end(self, tp: Partition) -> int:
         return self._end
 
 
-async def owned(committed: int | None = 5, start: int = 0, end: int = 9) -> tuple[Ownership, _FakeConsumer]:
+async def owned(
+    committed: int | None = 5, start: int = 0, end: int = 9
+) -> tuple[Ownership, _FakeConsumer, _FakeReader]:
     """An ownership of raw/3 after its recovery."""
 
     async def assigned(positions: Any) -> None:
@@ -62,18 +68,19 @@ async def owned(committed: int | None = 5, start: int = 0, end: int = 9) -> tupl
     async def revoked() -> None:
         return
 
-    made = Ownership(frozenset({"raw"}), assigned, revoked, 0.0)
+    reader = _FakeReader(end)
+    made = Ownership(frozenset({"raw"}), assigned, revoked, cast(Reader, reader))
     consumer = _FakeConsumer(committed, start, end)
     made.attach(consumer)
     await made.begin()
-    await made.read()
-    return made, consumer
+    made.read()
+    return made, consumer, reader
 
 
 async def test_exactly_the_next_offset_is_accepted() -> None:
     """From the committed offset on every record is accepted once, and nothing before, twice, or of other partitions."""
-    ours, consumer = await owned(committed=5)
-    assert consumer.sought == [(TP, 5)] and consumer.reading == [TP]
+    ours, _, reader = await owned(committed=5)
+    assert reader.orders == [{TP: 5}]
     delivered = [4, 5, 5, 6, 5, 7]
     assert [n for n in delivered if ours.accepts("raw", 3, n)] == [5, 6, 7]
     assert not ours.accepts("raw", 2, 0)
@@ -82,19 +89,18 @@ async def test_exactly_the_next_offset_is_accepted() -> None:
 
 async def test_where_nothing_is_committed_reading_starts_at_the_log_start() -> None:
     """Without a commit the first offset is the log's start, sought explicitly; Faust would not seek at all."""
-    ours, consumer = await owned(committed=None, start=2)
-    assert consumer.sought == [(TP, 2)]
+    ours, _, reader = await owned(committed=None, start=2)
+    assert reader.orders == [{TP: 2}]
     assert not ours.accepts("raw", 3, 1)
     assert ours.accepts("raw", 3, 2)
 
 
 async def test_a_skipped_record_is_asked_for_again() -> None:
     """A record beyond the next one is not accepted; the partition is sought once, and reading goes on there."""
-    ours, consumer = await owned(committed=5)
+    ours, _, reader = await owned(committed=5)
     assert not ours.accepts("raw", 3, 6)
     assert not ours.accepts("raw", 3, 7)
-    await asyncio.sleep(0.01)
-    assert consumer.sought == [(TP, 5), (TP, 5)]
+    assert reader.orders == [{TP: 5}, {TP: 5}]
     assert ours.accepts("raw", 3, 5)
     assert ours.accepts("raw", 3, 6)
 
@@ -104,7 +110,7 @@ async def test_seeking_in_vain_leaves_the_process(monkeypatch: pytest.MonkeyPatc
     left: list[str] = []
     monkeypatch.setattr(ownership, "leave", left.append)
     monkeypatch.setattr(ownership, "SEEK_PATIENCE_S", 0.0)
-    ours, _ = await owned(committed=5)
+    ours, _, _ = await owned(committed=5)
     for _ in range(ownership.SEEKS_MAX + 1):
         assert not ours.accepts("raw", 3, 6)
     assert left == ["raw/3: offset 5 does not come"]
@@ -112,11 +118,11 @@ async def test_seeking_in_vain_leaves_the_process(monkeypatch: pytest.MonkeyPatc
 
 async def test_nothing_is_accepted_or_committed_after_a_revocation() -> None:
     """Events of an old assignment are still queued when it ends; they are ignored, and their commit is refused."""
-    ours, consumer = await owned(committed=5)
+    ours, _, reader = await owned(committed=5)
     assert ours.accepts("raw", 3, 5)
     await ours.end()
     assert not ours.accepts("raw", 3, 6)
-    assert consumer.reading == [TP]
+    assert reader.orders == [{TP: 5}, {}]
     assert not ours.assigned
 
 
@@ -124,7 +130,7 @@ async def test_a_commit_that_the_group_refuses_is_not_repeated() -> None:
     """After a rebalance the commit is dropped; a broker that does not answer is asked again."""
     from aiokafka.errors import CommitFailedError, NotCoordinatorForGroupError
 
-    ours, consumer = await owned(committed=5)
+    ours, consumer, _ = await owned(committed=5)
     consumer.fail = [NotCoordinatorForGroupError()]
     assert await ours.commit({TP: 7})
     assert consumer.commits == [{TP: 7}] and ours.committed == {TP: 7}
