@@ -312,7 +312,7 @@ class Twin(Section):
 class Agents(Section):
     """How stages run."""
 
-    checkpoint_s: float = Field(1.0, ge=0.05, le=60)
+    checkpoint_s: float = Field(2.0, ge=0.05, le=60)
     checkpoint_frames: int = Field(2000, ge=1, le=100_000)
     session_timeout_s: float = Field(6.0, ge=3, le=60)
     watchdog_s: float = Field(60.0, ge=5, le=3600)
