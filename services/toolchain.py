@@ -136,7 +136,9 @@ def rust_environment() -> dict[str, str]:
         return env
     cargo_home = Path(cargo).absolute().parent.parent
     rustup_home = cargo_home.parent / ".rustup"
-    if "RUSTUP_HOME" not in os.environ and not (Path.home() / ".rustup").exists() and rustup_home.is_dir():
+    # The folder alone says nothing: a proxy that was asked for its version makes an empty one (pip asks).
+    own = Path.home() / ".rustup" / "toolchains"
+    if "RUSTUP_HOME" not in os.environ and not own.is_dir() and rustup_home.is_dir():
         env["RUSTUP_HOME"] = str(rustup_home)
         # The registry cache beside it is used too, where we may write to it; else cargo's own default applies.
         if "CARGO_HOME" not in os.environ and os.access(cargo_home, os.W_OK):

@@ -120,8 +120,11 @@ def test_a_failing_command_shows_the_end_of_its_log(tmp_path: Path) -> None:
         )
 
 
-def test_rust_is_found_under_another_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("asked_before", [False, True], ids=["no .rustup", "an empty .rustup that a proxy made"])
+def test_rust_is_found_under_another_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked_before: bool) -> None:
     """With HOME elsewhere, rustup's toolchains are found beside the cargo on PATH, and an installed one is chosen."""
+    if asked_before:
+        (tmp_path / "fresh" / ".rustup").mkdir(parents=True)
     owner = tmp_path / "owner"
     (owner / ".rustup").mkdir(parents=True)
     programs = owner / ".cargo" / "bin"
