@@ -119,7 +119,7 @@ def _score(stored: pd.DataFrame, labels: list[tuple[int, int]]) -> dict[str, Any
 
 def show(found: dict[str, Any]) -> None:
     """The report as two tables."""
-    console = Console()
+    console = Console(width=140)
     console.print({kind: count for kind, count in found["readings"].items() if count is not None})
     table = Table("data set", "tag", "readings", "flagged outside", "flagged inside", "first flag", "roughness", "NIS")
     for row in found["flags"]:
