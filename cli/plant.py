@@ -76,7 +76,7 @@ def play(
     journal: JournalOption = None,
 ) -> None:
     """Play data sets with their own times and values."""
-    mqtt, url, certificates = _outlets(config, run_dir)
+    mqtt, url, certificates = _outlets(config, run_dir, serves=protocol == "opcua")
     with one_line_errors(OutletError, ValueError):
         summary = play_data_sets(
             files,
@@ -125,14 +125,15 @@ def load(
     _print(summary)
 
 
-def _outlets(config: Path | None, run_dir: Path) -> tuple[tuple[str, int], str, Path | None]:
-    """MQTT address, OPC UA URL, and the server's certificate folder (None: no security, as configured)."""
+def _outlets(config: Path | None, run_dir: Path, serves: bool = True) -> tuple[tuple[str, int], str, Path | None]:
+    """MQTT address, OPC UA URL, and the server's certificate folder (None: no security as configured, or no server)."""
     logs.configure("plant")
     use_environment_of(run_dir)
     plant = configuration(config)
     opcua = plant.opcua[0] if plant.opcua else Opcua()
     with one_line_errors(Refused):
-        return _mqtt_address(plant), opcua.address, None if opcua.security == "None" else _pinned_certificate(opcua)
+        secure = serves and opcua.security != "None"
+        return _mqtt_address(plant), opcua.address, _pinned_certificate(opcua) if secure else None
 
 
 def _mqtt_address(plant: Plant) -> tuple[str, int]:

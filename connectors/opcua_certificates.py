@@ -96,7 +96,7 @@ def pin(config: Opcua, der: bytes) -> Path:
     check_validity(x509.load_der_x509_certificate(der), "the server's certificate")
     path = pin_path(config)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{os.getpid()}.partial")  # somebody else may pin at the same time
     partial.write_bytes(der)
     partial.replace(path)
     return path
