@@ -62,14 +62,15 @@ class Database:
     timeout_s: float = 120.0
 
     def readings(self, asset: str, tag: str, from_ns: int, to_ns: int) -> list[Stored]:
-        """All points of a tag, by time, both ends included. Raises StoreError."""
+        """All whole points of a tag, by time, both ends included. Raises StoreError."""
         wanted = ", ".join(f'"{name}"' for name in _FIELDS)
         query = (
             f'SELECT {wanted} FROM "reactor_sensor" WHERE "reactor_id" = $asset AND "sensor_type" = $tag '
             "AND time >= $from AND time <= $to"
         )
         rows = self._rows(query, {"asset": asset, "tag": tag, "from": from_ns, "to": to_ns})
-        return [_stored(row) for row in rows]
+        # InfluxDB shows the fields of a point one by one while it stores them: without its quality it is not there yet.
+        return [_stored(row) for row in rows if row["quality"]]
 
     def stored_times(self, asset: str, since_ns: int) -> dict[tuple[str, int], list[int]]:
         """When the readings of a frame were confirmed, ns since 1970, by (source, seq); several where a connector
