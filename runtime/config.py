@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -373,11 +372,6 @@ class Plant(Section):
             found = Asset.model_validate(_merged(self.assets, asset))
             self._assets[asset] = found
         return found
-
-    @cached_property
-    def tag_patterns(self) -> tuple[str, ...]:
-        """Patterns of `[tags]` in the order of the file."""
-        return tuple(self.tags)
 
 
 def _merged(patterns: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
