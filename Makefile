@@ -29,6 +29,12 @@ check: setup ## formatting, lint, types
 test: check services ## everything that proves the project, on real services
 	.venv/bin/python -m pytest
 
+faults: services ## strike every row of the table of faults; SEEDS=1,2,3 JOBS=2 OUT=faults.json
+	.venv/bin/python -m tests.faults --seeds $(or $(SEEDS),1) --jobs $(or $(JOBS),1) --out $(or $(OUT),faults.json)
+
+fault: services ## one row of it: ROW=3 SEED=7 (SHORT=1: as in `make test`)
+	.venv/bin/python -m tests.faults --row $(ROW) --seed $(or $(SEED),1) --out fault.json $(if $(SHORT),--short)
+
 demo: services ## the main job, live; SECONDS=60 REPORT=demo.json stops, audits and reports
 	$(TWIN) demo $(if $(SECONDS),--seconds $(SECONDS)) $(if $(REPORT),--report $(REPORT))
 
@@ -48,4 +54,4 @@ lock: setup ## renew requirements.lock from pyproject.toml
 clean: ## remove what setup and tests made in this folder
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 
-.PHONY: help setup services check test demo up status down lock clean
+.PHONY: help setup services check test faults fault demo up status down lock clean

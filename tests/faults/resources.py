@@ -1,0 +1,67 @@
+"""Memory and file handles of every process while a row runs, sampled once a second."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import psutil
+
+PERIOD_S = 1.0
+MIB = 2**20
+
+
+@dataclass(slots=True)
+class Use:
+    """Samples of one name over all its processes: (age of the process in samples, resident MiB, file handles)."""
+
+    samples: list[tuple[int, float, int]] = field(default_factory=list)
+    pid: int = 0
+    age: int = 0
+
+    def add(self, pid: int, rss_mib: float, handles: int) -> None:
+        """One sample; a new process begins at age 0."""
+        self.age = self.age + 1 if pid == self.pid else 0
+        self.pid = pid
+        self.samples.append((self.age, rss_mib, handles))
+
+    @property
+    def rss_max_mib(self) -> float:
+        """Most memory any of its processes had."""
+        return max((rss for _, rss, _ in self.samples), default=0.0)
+
+    @property
+    def handles_max(self) -> int:
+        """Most file handles any of its processes had."""
+        return max((handles for _, _, handles in self.samples), default=0)
+
+
+class Resources:
+    """Samples `pids()` (name → pid) until closed."""
+
+    def __init__(self, pids: Callable[[], Mapping[str, int]]) -> None:
+        self.uses: dict[str, Use] = {}
+        self._pids = pids
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._sample, name="resources", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Sample no longer."""
+        self._ending.set()
+        self._thread.join(10)
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """Per name the most memory and handles, for the report."""
+        return {
+            name: {"rss_max_mib": round(use.rss_max_mib, 1), "handles_max": use.handles_max}
+            for name, use in sorted(self.uses.items())
+        }
+
+    def _sample(self) -> None:
+        while not self._ending.wait(PERIOD_S):
+            for name, pid in self._pids().items():
+                with contextlib.suppress(psutil.Error):
+                    process = psutil.Process(pid)
+                    use = self.uses.setdefault(name, Use())
+                    use.add(pid, process.memory_info().rss / MIB, process.num_fds())

@@ -1,0 +1,345 @@
+"""The whole system under test: real services, a plant that sends, connectors and agents under the supervisor.
+
+Everything runs as a user would run it. Faults come from outside: signals to processes, services that go away.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import tomlkit
+
+from audit.compare import compare
+from audit.store import Database
+from cli.lag import lag_of
+from cli.processes import STAGES, processes, topics_command, twin_command
+from runtime.config import Plant
+from runtime.load import load as load_configuration
+from services import supervisor
+from services.processes import free_port
+from services.rundir import RunDir
+from services.spec import ProcessState
+from services.stack import Stack
+from tests.faults.pulse import Pulse
+from tests.faults.resources import Resources
+from tests.faults.rig import Rig
+
+ROOT = Path(__file__).parents[2]
+MQTT, OPCUA = "mqtt-1", "opcua-1"
+CONNECTORS = (MQTT, OPCUA)
+#: What "lag back under 1 s" means: the newest frame of every asset and connector has come through to the twin.
+FLOWS_S = 1.0
+START_S = 180.0
+DRAIN_S = 240.0
+CHECK_S = 600.0
+Table = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What the plant sends: `assets` × `tags` at `rate_hz`, half of the tags by OPC UA."""
+
+    assets: int = 8
+    tags: int = 8
+    rate_hz: float = 5.0
+    opcua_share: float = 0.5
+    options: Sequence[str] = ()
+
+
+DEFAULT_LOAD = Load()
+
+
+@dataclass(slots=True)
+class System:
+    """A running system. `plant` is its configuration, `env` the addresses."""
+
+    rig: Rig
+    stack: Stack
+    plant: Plant
+    config: Path
+    run_dir: Path
+    env: Mapping[str, str]
+    journals: list[Path] = field(default_factory=list)
+    _load: "subprocess.Popen[bytes] | None" = None
+    _pulse: Pulse | None = None
+    _resources: Resources | None = None
+
+    # -- processes ---------------------------------------------------------------------------------------------------
+
+    def state(self, name: str) -> ProcessState:
+        """What the supervisor knows of a process."""
+        found = RunDir(self.run_dir).state()
+        assert found is not None, f"no supervisor in {self.run_dir}"
+        return next(one for one in found.processes if one.name == name)
+
+    def pid(self, name: str, within_s: float = 60.0) -> int:
+        """The pid of a process, waiting for one that is being started again."""
+        self.rig.wait_for(lambda: self.state(name).pid is not None, f"{name} has a pid", within_s)
+        pid = self.state(name).pid
+        return self.pid(name, within_s) if pid is None else pid
+
+    def pids(self) -> dict[str, int]:
+        """Pids of what runs, by name."""
+        found = RunDir(self.run_dir).state()
+        return {} if found is None else {one.name: one.pid for one in found.processes if one.pid is not None}
+
+    def kill(self, *names: str) -> None:
+        """Kill -9 processes at once, and see them gone."""
+        pids = {name: self.pid(name) for name in names}
+        for pid in pids.values():
+            os.kill(pid, signal.SIGKILL)
+        for name, pid in pids.items():
+            self.rig.wait_for(lambda pid=pid: gone(pid), f"{name} is dead after kill -9", 10)  # type: ignore[misc]
+            self.rig.wait_for(lambda name=name, pid=pid: self.state(name).pid != pid, f"{name} is missed", 30)  # type: ignore[misc]
+        self.rig.struck(len(names))
+
+    def send_signal(self, name: str, number: signal.Signals) -> int:
+        """Send a signal; the pid it went to."""
+        pid = self.pid(name)
+        os.kill(pid, number)
+        return pid
+
+    @contextmanager
+    def stopped(self, *names: str) -> Iterator[None]:
+        """SIGSTOP processes; SIGCONT at the end of the block, if they still live."""
+        pids = [self.send_signal(name, signal.SIGSTOP) for name in names]
+        for pid in pids:
+            self.rig.wait_for(lambda pid=pid: psutil.Process(pid).status() == psutil.STATUS_STOPPED, "stands still", 5)  # type: ignore[misc]
+        self.rig.struck(len(pids))
+        try:
+            yield
+        finally:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    def wait_ready(self, *names: str, within_s: float = 60.0) -> float:
+        """Wait until the supervisor calls processes ready."""
+        return self.rig.wait_for(
+            lambda: all(self.state(name).ready for name in names), f"{', '.join(names)} ready", within_s
+        )
+
+    # -- what they say -----------------------------------------------------------------------------------------------
+
+    def log(self, name: str) -> str:
+        """All that a process has logged."""
+        path = RunDir(self.run_dir).log(name)
+        return path.read_text("utf-8", "replace") if path.exists() else ""
+
+    def log_matches(self, name: str, pattern: str) -> int:
+        """Lines of a log that match."""
+        return sum(re.search(pattern, line) is not None for line in self.log(name).splitlines())
+
+    def metric(self, name: str, metric: str, **labels: str) -> float | None:
+        """A metric of a process now; None where it does not answer."""
+        samples = supervisor._samples(self.state(name).metrics_port)
+        return next((s.value for s in samples if s.name == metric and labels.items() <= s.labels.items()), None)
+
+    # -- flow --------------------------------------------------------------------------------------------------------
+
+    @property
+    def pulse(self) -> Pulse:
+        """How far the twin is behind."""
+        assert self._pulse is not None
+        return self._pulse
+
+    @property
+    def resources(self) -> Resources:
+        """Memory and handles of the processes."""
+        assert self._resources is not None
+        return self._resources
+
+    def newest_s(self) -> float:
+        """Arrival time (s since 1970) of what twin and sink have both done, of whatever is furthest behind."""
+        return min(self.pulse.newest_s(), self.metric("sink", "twin_last_reading_time_seconds") or 0.0)
+
+    def lag_s(self) -> float:
+        """How far twin and sink are behind the field."""
+        return time.time() - self.newest_s()
+
+    def flows(self, since_s: float = 0.0) -> bool:
+        """Whether everything comes through to twin and sink, by what arrived after `since_s` (s since 1970)."""
+        newest_s = self.newest_s()
+        return newest_s > since_s and time.time() - newest_s < FLOWS_S
+
+    def wait_flowing(self, within_s: float, since_s: float | None = None, record: bool = True) -> float:
+        """Wait until what arrives after `since_s` (s since 1970; None: now) comes through with a lag below 1 s.
+
+        Returns the seconds from `since_s` and notes them as the time to recover.
+        """
+        began_s = time.time() if since_s is None else since_s
+        self.rig.wait_for(lambda: self.flows(began_s), f"everything flows again (lag {FLOWS_S:g} s)", within_s)
+        took_s = time.time() - began_s
+        if record:
+            self.rig.recovered(took_s)
+        return took_s
+
+    def start_load(self, load: Load | None = None, seed: int | None = None) -> None:
+        """Let the plant send, until `stop_load`; returns when everything flows."""
+        load = load or Load()
+        journal = self.run_dir / f"journal-{len(self.journals)}.jsonl"
+        self.journals.append(journal)
+        command = twin_command(
+            "plant", "load", "--run-dir", str(self.run_dir), "--config", str(self.config),
+            "--assets", str(load.assets), "--tags", str(load.tags), "--rate-hz", str(load.rate_hz),
+            "--opcua-share", str(load.opcua_share), "--journal", str(journal),
+            "--seed", str(self.rig.outcome.seed if seed is None else seed), *load.options,
+        )  # fmt: skip
+        with (self.run_dir / "plant.log").open("ab") as log:
+            self._load = subprocess.Popen(command, cwd=ROOT, env=self._environment(), stdout=log, stderr=log)
+        self.rig.wait_for(self._sends, "the plant sends", START_S)
+        sources = load.assets * ((load.opcua_share < 1) + (load.opcua_share > 0))
+        self.rig.wait_for(lambda: len(self.pulse.sources) >= sources, "the twin knows every asset", START_S)
+        self.wait_flowing(START_S, record=False)
+
+    def stop_load(self) -> dict[str, Any]:
+        """Let the plant finish; what it says it sent."""
+        assert self._load is not None
+        self._load.terminate()
+        code = self._load.wait(DRAIN_S)
+        text = (self.run_dir / "plant.log").read_text("utf-8", "replace")
+        assert code == 0, f"the plant ended with {code}: {text[-2000:]}"
+        self._load = None
+        summary: dict[str, Any] = json.loads(text[text.rindex("\n{") if "\n{" in text else 0 :])
+        return summary
+
+    def drain(self, within_s: float = DRAIN_S) -> None:
+        """Wait until every stage has acknowledged all that was sent."""
+        for stage in STAGES:
+            self.rig.wait_for(lambda stage=stage: lag_of(self.plant.kafka, stage) == 0, f"{stage} has no lag", within_s)  # type: ignore[misc]
+
+    def finish(self, *, told: bool = False, within_s: float = DRAIN_S) -> dict[str, Any]:
+        """Stop sending, drain, and let the checker compare everything; the counts go to the outcome.
+
+        `told`: readings may be missing where a gap frame says so. Returns the checker's report.
+        """
+        if self._load is not None:
+            self.rig.note("plant", {k: v for k, v in self.stop_load().items() if k in ("sent", "overruns", "unheard")})
+        self.drain(within_s)
+        self.rig.note("resources", self.resources.summary())
+        return self.check(told=told)
+
+    def check(self, told: bool = False) -> dict[str, Any]:
+        """Let the checker compare what was sent with what is stored; the counts go to the outcome."""
+        influxdb = self.plant.influxdb
+        database = Database(url=influxdb.address, bucket=influxdb.bucket_name, token=influxdb.token)
+        report = compare(database, self.journals, patience_s=10).as_dict()
+        outcome, readings = self.rig.outcome, report["readings"]
+        outcome.readings += readings["mqtt"] + readings["opcua"]
+        self.rig.require(readings["mqtt"] + readings["opcua"], "readings were sent")
+        outcome.missing += readings["missing"]
+        outcome.repeated += readings["repeated"]
+        outcome.altered += readings["altered"]
+        self.rig.note("examples", {kind: lines for kind, lines in report["examples"].items() if lines})
+        return report
+
+    # -- services ----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def without(self, service: str, clean: bool = False) -> Iterator[None]:
+        """A service is away for the block: killed with -9, or stopped in its regular way."""
+        one = getattr(self.stack, service)
+        pid = one.pid
+        one.stop() if clean else one.kill()
+        self.rig.require(gone(pid), f"{service} (pid {pid}) is gone")
+        self.rig.struck()
+        try:
+            yield
+        finally:
+            one.start()
+            one.wait_ready(90)
+
+    # -- for the tests of rows ---------------------------------------------------------------------------------------
+
+    def twin(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command of the command line on this system."""
+        return subprocess.run(
+            twin_command(*arguments), cwd=ROOT, env=self._environment(), capture_output=True, text=True, check=False
+        )
+
+    def _run(self, *arguments: str) -> int:
+        with (self.run_dir / "checker.log").open("ab") as log:
+            command = [sys.executable, *arguments]
+            return subprocess.run(
+                command, cwd=ROOT, env=self._environment(), stdout=log, stderr=log, timeout=CHECK_S, check=False
+            ).returncode
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            **self.env,
+            "TWIN_CONFIG": str(self.config),
+            "TWIN_RUN_DIR": str(self.run_dir),
+            "PYTHONPATH": str(ROOT),
+        }
+
+    def _sends(self) -> bool:
+        assert self._load is not None
+        assert self._load.poll() is None, (self.run_dir / "plant.log").read_text("utf-8", "replace")[-2000:]
+        return self.journals[-1].exists() and self.journals[-1].stat().st_size > 0
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended; one that nobody has waited for yet has."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@contextmanager
+def running(
+    rig: Rig, stack: Stack, settings: Table | None = None, load: Load | None = DEFAULT_LOAD
+) -> Iterator[System]:
+    """A system on the services of `stack`, with the load flowing (None: none yet). Ended whatever happens."""
+    run_dir = rig.folder / "run"
+    run_dir.mkdir(parents=True, exist_ok=True)
+    env = {**stack.env, "OPCUA_URL": f"opc.tcp://127.0.0.1:{free_port()}"}
+    config = run_dir / "plant.toml"
+    config.write_text(tomlkit.dumps(_merged(_base(rig), settings or {})))
+    os.environ.update(env)  # this process is the row's own: tools read addresses from the environment
+    plant = load_configuration(config)
+    try:
+        supervisor.up(config, run_dir, processes(plant, run_dir), env, init=(topics_command(),))
+        system = System(rig, stack, plant, config, run_dir, env)
+        system._pulse = Pulse(plant.kafka)
+        system._resources = Resources(system.pids)
+        try:
+            if load is not None:
+                system.start_load(load)
+            yield system
+        finally:
+            if system._load is not None:
+                system._load.terminate()
+                system._load.wait(60)
+            system._resources.close()
+            system._pulse.close()
+    finally:
+        supervisor.down(run_dir)
+
+
+def _base(rig: Rig) -> Table:
+    """Small and quick, so that figures of recovery are the system's and not of its settings' patience."""
+    return {
+        "kafka": {"prefix": f"row{rig.outcome.row}-{rig.outcome.seed}", "partitions": 4},
+        "opcua": [{"id": OPCUA, "security": "None", "mode": "None"}],
+    }
+
+
+def _merged(base: Table, more: Table) -> Table:
+    merged = dict(base)
+    for key, value in more.items():
+        merged[key] = (
+            _merged(merged[key], value) if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
+        )
+    return merged
