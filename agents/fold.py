@@ -21,12 +21,14 @@ from schemas.codec import DecodeError, Record, decode_as, encode
 from schemas.frames import Frame
 from schemas.records import Alert, Rejected
 from schemas.states import StageState
-from schemas.topics import ALERTS, Topic
+from schemas.topics import ALERTS, MAX_RECORD_BYTES, Topic
 from schemas.topics import REJECTED as REJECTED_TOPIC
 
 log = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 50
+STATE_MAX_BYTES = MAX_RECORD_BYTES * 15 // 16  # the rest is for what surrounds the columns in a row
+UTF8_BYTES_MAX = 4  # per character
 PAYLOAD_MAX_BYTES = 8 * 1024 * 1024  # of a rejected record: what is larger is named, not copied
 
 Outputs = Callable[[Any], Sequence[tuple[Topic, bytes, Record]]]
@@ -161,8 +163,12 @@ class Fold:
         records: Sequence[tuple[Topic, bytes, Record]]
         try:
             new, out, rejects = self._stage.step(state, frame, self._params)
+            _check_size(new, grew=len(new.tags) > len(state.tags))
             records = [] if out is None else self._outputs(out)
             encoded = [(topic, key, encode(record)) for topic, key, record in records]
+        except TooLarge as error:
+            new, encoded, rejects = state.with_applied(identity), [], ()
+            await self._reject(term, tp, offset, key=asset.encode(), payload=value, reason=str(error))
         except Exception as error:
             # A bug of the stage. The frame is dealt with, so that a repetition is not rejected again; its identity is
             # missing from the output, which the next stage sees as a lost frame.
@@ -229,6 +235,21 @@ class Fold:
             value=float(lost),
         )
         await self._send(term, tp, ALERTS, frame.asset.encode(), encode(alert))
+
+
+def _check_size(state: StageState, *, grew: bool) -> None:
+    """A frame after which the state no longer fits a record must not be applied: no checkpoint could be made again.
+
+    Raises TooLarge.
+    """
+    size = sum(column.nbytes for column in state.columns.values())
+    if grew or size > STATE_MAX_BYTES // 4:
+        size += UTF8_BYTES_MAX * sum(map(len, state.tags))
+    if size > STATE_MAX_BYTES:
+        raise TooLarge(
+            f"the state of {state.asset!r} would take {size} bytes with {len(state.tags)} tags, allowed are "
+            f"{STATE_MAX_BYTES}: make it several assets"
+        )
 
 
 def _count(saved: Unsaved) -> None:

@@ -61,8 +61,9 @@ class Parsed(NamedTuple):
 
 
 class _Literal(float):
-    """A number of the slow path, with the digits as they came."""
+    """A number of the slow path, with the digits as they came. Without slots each would carry a dictionary."""
 
+    __slots__ = ("text",)
     text: str
 
 
@@ -86,7 +87,7 @@ def parse(payload: bytes, asset: str, tag: str, arrival_time_ns: int) -> Parsed:
 def _batch(elements: list[Any], asset: str, tag: str, arrival_time_ns: int) -> Parsed:
     if not elements:
         raise PayloadError("an empty batch")
-    readings, remarks = [], []
+    readings, remarks, bad = [], [], 0
     for i, element in enumerate(elements):
         try:
             if type(element) is not dict:
@@ -96,11 +97,12 @@ def _batch(elements: list[Any], asset: str, tag: str, arrival_time_ns: int) -> P
         except PayloadError as error:
             remark = str(error)
         if remark is not None:
-            remarks.append(f"element {i}: {remark}")
-    if not remarks:
+            bad += 1
+            if bad <= _ELEMENTS_NAMED:  # half a million sentences would take more memory than the payload
+                remarks.append(f"element {i}: {remark}")
+    if not bad:
         return Parsed(readings)
-    more = len(remarks) - _ELEMENTS_NAMED
-    reason = "; ".join(remarks[:_ELEMENTS_NAMED]) + (f"; and {more} more" if more > 0 else "")
+    reason = "; ".join(remarks) + (f"; and {bad - len(remarks)} more" if bad > len(remarks) else "")
     if not readings:
         raise PayloadError(f"batch of {len(elements)}: {reason}")
     return Parsed(readings, f"batch of {len(elements)}, {len(readings)} used: {reason}")
@@ -275,8 +277,9 @@ def _load_slowly(payload: bytes) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     plain = dict(pairs)
     if len(plain) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _RepeatedKeyError(f"key {_shown(next(k for k in keys if keys.count(k) > 1))} stands there more than once")
+        seen: set[str] = set()
+        repeated = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise _RepeatedKeyError(f"key {_shown(repeated)} stands there more than once")
     return plain
 
 

@@ -5,7 +5,9 @@ A record is C3 01, the 8-byte CRC-64-AVRO fingerprint of the writer's schema, th
 without a registry; the highest version of a name is the one written. An old version is resolved to the newest.
 
 Nothing but `DecodeError` leaves `decode`: fastavro raises IndexError for a truncated record, ignores trailing bytes
-and takes negative lengths, so the end position and every column are checked here.
+and takes negative lengths, so the end position and every column are checked here. A large record is weighed first
+(`schemas/weight.py`). Avro has no checksum: a flipped bit inside a number is another number. Kafka's own checksum,
+made by the producer and checked by broker and reader (`check.crcs`), is what protects a record on its way and on disk.
 """
 
 import io
@@ -22,6 +24,7 @@ import numpy as np
 from schemas.frames import Column, EstimateFrame, Frame, Gap, ValidatedFrame, columns_of
 from schemas.records import Alert, Rejected, TwinState, Variable, Window
 from schemas.states import StageState
+from schemas.weight import UNWEIGHED_BYTES, Absurd, Walk
 
 MARKER = b"\xc3\x01"
 HEADER_BYTES = 10
@@ -63,6 +66,11 @@ def encode(record: Record) -> bytes:
 def decode(data: bytes) -> Record:
     """The record in `data`, of whichever schema its fingerprint names. Raises DecodeError."""
     version = version_of(data)
+    if len(data) > UNWEIGHED_BYTES:
+        try:
+            Walk(data, HEADER_BYTES).over(version.parsed)
+        except Absurd as error:
+            raise DecodeError(f"{version.name} v{version.number}: {error}") from error
     body = io.BytesIO(data)
     body.seek(HEADER_BYTES)
     reader = None if version.newest else _written()[version.name].parsed

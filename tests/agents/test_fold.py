@@ -10,11 +10,14 @@ from agents.changelog import Row, unpack
 from agents.fold import Fold
 from agents.outbox import Receipts, TooLarge, home_partition
 from agents.ownership import Partition
+from kernels.stages import STAGES
+from runtime.config import Plant
 from schemas.codec import decode_as, encode
 from schemas.frames import Frame, ValidatedFrame
 from schemas.records import Alert, Rejected
-from schemas.topics import CHANGELOGS, RAW, VALIDATED
+from schemas.topics import CHANGELOGS, MAX_RECORD_BYTES, RAW, VALIDATED
 from tests.agents.counting import COUNTING, frame
+from tests.kernels.frame_strategies import T0, Reading, frame_of, settings_of
 
 PARTITIONS = 4
 ASSET = "R1"
@@ -32,7 +35,7 @@ class _Outbox:
         self.size_max = 10**9
 
     async def send(self, receipts: Receipts, topic: str, key: bytes, value: bytes, partition: int) -> None:
-        if len(value) > self.size_max and topic == "p.validated":
+        if len(value) > self.size_max and topic in ("p.validated", "p-validation-rows-changelog"):
             raise TooLarge(f"{len(value)} bytes")
         self.journal.append(f"sent {topic}")
         self.records.append((topic, key, value, partition))
@@ -53,14 +56,14 @@ class _Outbox:
 class _Case:
     """A fold over the counting stage with everything around it recorded."""
 
-    def __init__(self, params: Any = None, checkpoint_frames: int = 1000) -> None:
+    def __init__(self, params: Any = None, checkpoint_frames: int = 1000, stage: Any = COUNTING) -> None:
         self.outbox = _Outbox()
         self.journal = self.outbox.journal
         self.table: dict[bytes, bytes] = {}
         self.fold = Fold(
             prefix="p",
             partitions=PARTITIONS,
-            stage=COUNTING,
+            stage=stage,
             params=params,
             source=RAW,
             outputs=lambda out: [(VALIDATED, out.asset.encode(), out)],
@@ -176,6 +179,24 @@ async def test_an_output_that_is_too_large_is_rejected() -> None:
     await case.take(encode(frame(ASSET, 1)))
     assert [(r.offset, "too large" in r.reason) for r in case.rejected()] == [(0, True)]
     assert [out.seq for out in case.outputs()] == [1]
+
+
+async def test_a_frame_whose_state_would_not_fit_a_record_is_rejected() -> None:
+    """Ten thousand new tags in one frame are refused with the reason, and the checkpoint after it succeeds."""
+    entry = STAGES["validation"]
+    case = _Case(params=entry.params_from(settings_of(Plant())), stage=entry.stage)
+    case.outbox.size_max = MAX_RECORD_BYTES
+    good = [Reading(tag="level", source_ns=T0 + seq) for seq in range(3)]
+    many = [Reading(tag=f"tag{i}") for i in range(10_000)]
+    frames = [frame_of([good[0]], 0), frame_of([good[1], *many], 1), frame_of([good[2]], 2)]
+    for each in frames:
+        await case.take(encode(replace(each, asset=ASSET)))
+    await case.fold.save()
+    assert [out.seq for out in case.outputs()] == [0, 2]
+    assert [(r.offset, "make it several assets" in r.reason) for r in case.rejected()] == [(1, True)]
+    row = unpack(case.table[b"R1"])
+    assert (row.state.tags, row.state.applied) == (("level",), {("test", 1): 2})
+    assert case.journal[-1] == "commit [3]"
 
 
 async def test_lost_frames_raise_an_alert() -> None:

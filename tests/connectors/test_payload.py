@@ -4,6 +4,7 @@ import json
 import math
 import struct
 import time
+import tracemalloc
 from datetime import UTC, datetime
 
 import pytest
@@ -221,6 +222,44 @@ def test_a_large_batch_of_long_times_is_read_once() -> None:
     begin = time.perf_counter()
     readings, _ = parse(f"[{text}]".encode(), "R101", "t", ARRIVAL_NS)
     assert [r.source_time_ns % S for r in readings] == list(range(10_000))
+    assert time.perf_counter() - begin < 5
+
+
+MIB = 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"[" + b"{}," * (MIB // 3) + b"{}]",
+        b"[" + b"0," * (MIB // 2) + b"0]",
+        b"[" + b"1e999," * (MIB // 6) + b"0]",
+        b"[" + b"[]," * (MIB // 3) + b"0]",
+        b"[" + b'{"value":NaN},' * (MIB // 14) + b"0]",
+        b"[" * MIB,
+        b'{"a":' * (MIB // 5),
+        b"1" * MIB,
+    ],
+    ids=["objects", "numbers", "beyond doubles", "arrays", "NaN", "deep arrays", "deep objects", "digits"],
+)
+def test_a_payload_of_1_mb_takes_less_than_50_mb(payload: bytes) -> None:
+    """Whatever the largest payload by default holds, reading it takes a bounded amount of memory."""
+    tracemalloc.start()
+    try:
+        parse(payload, "R101", "t", ARRIVAL_NS)
+    except PayloadError as error:
+        assert len(str(error)) < 400
+    finally:
+        _, peak_bytes = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak_bytes < 50e6
+
+
+def test_a_repeated_key_among_many_is_found_in_one_pass() -> None:
+    """Of 60,000 keys the one that stands there twice is named, without comparing each with each."""
+    keys = ",".join(f'"{i:x}":0' for i in range(60_000))
+    begin = time.perf_counter()
+    assert "'ea5f' stands there more than once" in reason(f'{{{keys},"ea5f":0}}')
     assert time.perf_counter() - begin < 5
 
 

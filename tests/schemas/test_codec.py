@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import tracemalloc
 
 import avro.io
 import avro.schema
@@ -12,11 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from connectors.framer import Framer, Reading
+from runtime.config import Framing
 from schemas import codec
 from schemas.codec import DecodeError, decode, decode_as, encode, version_of
 from schemas.frames import EstimateFrame, Frame, FrameError, Gap, ValidatedFrame, columns_of, empty_columns
+from schemas.quality import Mark
 from schemas.records import Alert, Rejected, TwinState, Variable, Window
 from schemas.states import EPOCHS_REMEMBERED, StageState
+from schemas.weight import Absurd, Walk
 
 FRAMES = (Frame, ValidatedFrame, EstimateFrame)
 EDGE_VALUES = [0.0, -0.0, float("nan"), float("inf"), -float("inf"), 5e-324, 1e308, 2.0**63, 85.3]
@@ -97,6 +102,59 @@ def test_absurd_lengths_are_refused_without_allocating() -> None:
     fastavro.schemaless_writer(length, "long", 2**60)
     with pytest.raises(DecodeError):
         decode(encode(RECORDS[0])[: codec.HEADER_BYTES] + length.getvalue() + b"x")
+
+
+def _long(value: int) -> bytes:
+    out = io.BytesIO()
+    fastavro.schemaless_writer(out, "long", value)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("bomb", ["tags", "texts"])
+def test_a_few_bytes_that_stand_for_much_memory_are_refused_before_it_is_taken(bomb: str) -> None:
+    """15 MB of empty texts, which would become 150 MB and 1.5 GB of objects, are refused with less than 50 MB."""
+    n = 15 * 1024 * 1024
+    head = encode(RECORDS[0])[: codec.HEADER_BYTES] + b"\x02A\x02s\x00\x00\x00\x01\x00"
+    claims = _long(n) if bomb == "tags" else b"\x00" * 9 + _long(n // 2)
+    data = head + claims + b"\x00" * n
+    tracemalloc.start()
+    try:
+        with pytest.raises(DecodeError, match="that a record may take"):
+            decode(data)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 50e6
+
+
+def test_the_heaviest_frame_of_a_connector_is_not_too_heavy() -> None:
+    """As many readings as a frame may have, each with a text, as long as a frame may be: read like any other."""
+    n = Framing(readings_max=100_000).readings_max
+    framer = Framer("s", 1, Framing(readings_max=n))
+    for i in range(n):
+        framer.add(
+            Reading(asset="R", tag=f"t{i % 60_000}", unit="", value=float("nan"), source_time_ns=i,
+                    arrival_time_ns=i, mark=int(Mark.TEXT), text="Out of range"), 1,
+        )  # fmt: skip
+    frames = [frame for frame, _ in framer.due(2, flush=True)]
+    assert sum(map(len, frames)) == n
+    assert all(decode(encode(frame)) == frame for frame in frames)
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda r: type(r).__name__)
+def test_the_walk_ends_where_the_record_ends(record: codec.Record) -> None:
+    """Walking over a record's lengths finds its end, whatever its schema."""
+    data = encode(record)
+    walk = Walk(data, codec.HEADER_BYTES)
+    walk.over(version_of(data).parsed)
+    assert walk.at == len(data)
+    for n in range(codec.HEADER_BYTES, len(data)):
+        cut = Walk(data[:n], codec.HEADER_BYTES)
+        try:
+            cut.over(version_of(data).parsed)
+        except Absurd:
+            continue
+        assert cut.at > n  # a number at the end is cut
 
 
 def test_column_of_wrong_length_names_the_column() -> None:
