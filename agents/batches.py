@@ -9,11 +9,12 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from agents.outbox import Receipts, home_partition
+from agents.outbox import Receipts
 from agents.ownership import Partition, Positions
 from agents.process import Process
-from agents.watchdog import leave
 from runtime.metrics import REJECTED
+from runtime.partitions import home_partition
+from runtime.watchdog import leave
 from schemas.codec import encode
 from schemas.records import Alert, Rejected
 from schemas.topics import ALERTS, Topic

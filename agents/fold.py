@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from agents.changelog import Row, pack
-from agents.outbox import Outbox, Receipts, TooLarge, home_partition
+from agents.outbox import Outbox, Receipts, TooLarge
 from agents.ownership import Partition
 from kernels.stage import Stage
 from runtime.metrics import FRAMES, LAST_READING_TIME, LOST_FRAMES, READINGS, REJECTED, REPEATED
+from runtime.partitions import home_partition
 from schemas.codec import DecodeError, Record, decode_as, encode
 from schemas.frames import Frame
 from schemas.records import Alert, Rejected

@@ -30,6 +30,7 @@ from influxdb_client.rest import ApiException
 
 from runtime import metrics
 from runtime.config import Influxdb
+from runtime.health import HEALTH
 
 log = logging.getLogger(__name__)
 
@@ -130,21 +131,18 @@ class InfluxWriter:
     def _answered(self) -> None:
         if self._trouble is not None:
             log.info("InfluxDB stores again")
-            metrics.HEALTHY.set(1)
         self._trouble = None
         self._told = False
-        metrics.CONNECTED.labels(PEER).set(1)
+        HEALTH.well(PEER)
 
     async def _failed(self, status: int, text: str, wait_s: float, refused: bool) -> None:
         metrics.RETRIES.labels(PEER).inc()
-        metrics.CONNECTED.labels(PEER).set(0)
         answer = f"status {status}" if status else "no answer"
         sentence = f"InfluxDB does not store ({answer}): {text}"
         if status != self._trouble:
             log.warning("%s; trying again for ever, next in %g s", sentence, wait_s)
         self._trouble = status
-        if refused:
-            metrics.HEALTHY.set(0)
+        HEALTH.ill(PEER, sentence, logging.DEBUG)  # logged above, once per status
         if refused and not self._told:
             self._told = True
             await self._on_refused(sentence)

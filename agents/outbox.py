@@ -12,28 +12,24 @@ import threading
 import time
 from typing import Any
 
-from aiokafka.partitioner import murmur2
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from agents.watchdog import leave
 from runtime.config import Kafka
+from runtime.health import HEALTH
 from runtime.kafka import client_settings
 from runtime.metrics import RETRIES
+from runtime.topic_watch import TopicWatch
+from runtime.watchdog import leave
 from schemas.topics import MAX_RECORD_BYTES
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.5
+LOOP = "producer's thread"
 ROOM_S = 0.01
 GATHER_S = 0.02
 QUEUE_KBYTES = 512 * 1024
 QUEUE_RECORDS = 1_000_000
-
-
-def home_partition(key: bytes, partitions: int) -> int:
-    """The partition of a key: murmur2, as Java's and aiokafka's default and `murmur2_random` in confluent-kafka."""
-    home: int = (murmur2(key) & 0x7FFFFFFF) % partitions
-    return home
 
 
 class TooLarge(ValueError):
@@ -73,6 +69,7 @@ class Outbox:
 
     def __init__(self, kafka: Kafka) -> None:
         self._producer = Producer(_settings(kafka))
+        self._topics = TopicWatch(kafka, self._producer, HEALTH)
         self._stopping = False
         self._thread = threading.Thread(target=self._poll, name="outbox", daemon=True)
         self._thread.start()
@@ -101,14 +98,17 @@ class Outbox:
     def close(self, timeout_s: float) -> None:
         """Stop after what is on its way was delivered, or after `timeout_s`."""
         self._stopping = True
+        self._topics.stop()
         self._thread.join(POLL_S + 1)
         self._producer.flush(timeout_s)
 
     def _poll(self) -> None:
         try:
             while not self._stopping:
+                HEALTH.beat(LOOP)
                 if self._producer.poll(POLL_S):
                     time.sleep(GATHER_S)  # one wake-up for the receipts of many partitions
+            HEALTH.rest(LOOP)
         except BaseException as error:  # a callback failed: what was confirmed is no longer known
             log.exception("the producer's thread failed")
             leave(f"the producer's thread failed: {error!r}")

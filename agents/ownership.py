@@ -19,8 +19,8 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from agents.reader import Reader
-from agents.watchdog import leave
-from runtime.metrics import LAG_FRAMES, RETRIES
+from runtime.metrics import ASSIGNED_PARTITIONS, LAG_FRAMES, LAST_COMMIT_TIME, RETRIES
+from runtime.watchdog import leave
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +107,7 @@ class Ownership:
         self._sought.clear()
         self.seeks = 0
         self.assigned = True
+        ASSIGNED_PARTITIONS.set(len(positions))
 
     def read(self) -> None:
         """Faust is ready to pass records on."""
@@ -122,6 +123,7 @@ class Ownership:
         """Partitions are being revoked: accept nothing more."""
         self.term += 1
         self.assigned = False
+        ASSIGNED_PARTITIONS.set(0)
         self._expected, self.committed = {}, {}
         self.reader.read({})
         await self._on_revoked()
@@ -142,6 +144,7 @@ class Ownership:
                 await asyncio.sleep(RETRY_S)
             else:
                 self.committed.update(offsets)
+                LAST_COMMIT_TIME.set_to_current_time()
                 return True
         return False
 
@@ -157,6 +160,12 @@ class Ownership:
         waiting = sum(max(0, self.reader.log_end(tp) - expected) for tp, expected in self._expected.items())
         LAG_FRAMES.set(waiting)
         return waiting
+
+    @property
+    def unacknowledged(self) -> int:
+        """Records that were accepted and are not committed yet."""
+        committed = self.committed
+        return sum(expected - committed.get(tp, expected) for tp, expected in self.expected.items())
 
     @property
     def _raw(self) -> Any:

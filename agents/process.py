@@ -14,11 +14,13 @@ from agents.application import Application, application, source_topic
 from agents.outbox import Outbox, Receipts
 from agents.ownership import Ownership, Partition, Positions
 from agents.reader import Reader
-from agents.watchdog import Watchdog, leave
 from runtime.config import Kafka, Plant
 from runtime.exit_codes import BAD_CONFIGURATION, OK
+from runtime.health import HEALTH, times
 from runtime.kafka import TopicMismatch, client_settings, create_topics
-from runtime.metrics import HEALTHY, LOST_FRAMES, RETRIES, serve
+from runtime.metrics import LAST_COMMIT_TIME, LAST_READING_TIME, LOST_FRAMES, RETRIES, STANDSTILL
+from runtime.probes import serve
+from runtime.watchdog import Watchdog, leave
 from schemas.codec import encode
 from schemas.records import Alert
 from schemas.topics import ALERTS, Topic, app_id
@@ -29,6 +31,8 @@ BEAT_S = 1.0
 STOP_S = 4.0
 REVOKE_S = 10.0
 LONGEST_RETRY_S = 10.0
+STANDSTILL_S = 10.0  # and two checkpoints: so long work that waits may not advance before it is said
+ASSIGNMENT, PROGRESS = "assignment", "progress"
 HOPS = {"validation": 0, "estimation": 1, "twin": 2, "sink": 3}  # places down the chain
 
 
@@ -72,14 +76,15 @@ class Process:
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT; the exit code."""
-        serve()  # not earlier: who waits for the metrics waits for the kernels' compiler, too
+        HEALTH.ill(ASSIGNMENT, "waiting for Kafka and its topics", logging.INFO)
+        HEALTH.describe(PROGRESS, self._describe)
+        serve(self.name)  # not earlier: who waits for the metrics waits for the kernels' compiler, too
         return asyncio.run(self._run())
 
     async def _run(self) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ending.set)
-        HEALTHY.set(0)
         try:
             if not await _topics_exist(self.plant.kafka, self._ending):
                 return OK
@@ -104,6 +109,7 @@ class Process:
         self.ownership = Ownership(sources, self._on_assigned, self._on_revoked, self.reader)
         self.app = application(self.plant, self.name, self.ownership)
         self.watchdog = Watchdog(
+            HEALTH,
             stop_s=agents.session_timeout_s * 2 / 3,  # Kafka counts from the last heartbeat, up to a third earlier
             patience_s=agents.watchdog_s,
             progress=self._progress,
@@ -167,10 +173,9 @@ class Process:
 
     async def _beat(self) -> None:
         while True:
-            self.watchdog.beat()
-            HEALTHY.set(self.ownership.assigned)
+            HEALTH.beat()
+            self._report()
             if self.ownership.assigned:
-                self.ownership.lag()
                 await self.ownership.attend()
             await asyncio.sleep(BEAT_S)
 
@@ -195,6 +200,36 @@ class Process:
         self.reader.close()
         self.outbox.close(STOP_S)
 
+    def _report(self) -> None:
+        """Tell everybody whether there is progress, where some is due."""
+        ours, checkpoint_s = self.ownership, self.plant.agents.checkpoint_s
+        if not ours.assigned:
+            HEALTH.ill(ASSIGNMENT, "no partitions are assigned, or their state is being restored", logging.INFO)
+            return
+        HEALTH.well(ASSIGNMENT, "complete")
+        waiting = ours.lag() + ours.unacknowledged
+        standstill_s = self.watchdog.standstill_s if waiting else 0.0
+        STANDSTILL.set(standstill_s)
+        if standstill_s > STANDSTILL_S + 2 * checkpoint_s:
+            HEALTH.ill(PROGRESS, f"nothing has advanced since {_clock(standstill_s)}, while records wait")
+        else:
+            HEALTH.well(PROGRESS, "advancing")
+
+    def _describe(self) -> dict[str, object]:
+        """What a report of this process's health says beside well or ill. Runs in any thread."""
+        ours = getattr(self, "ownership", None)
+        if ours is None:
+            return {}
+        expected = ours.expected
+        return {
+            "assigned": [f"{tp.topic}/{tp.partition}" for tp in sorted(expected)],
+            "lag_frames": ours.lag(),
+            "unacknowledged_frames": ours.unacknowledged,
+            "standstill_s": round(STANDSTILL._value.get(), 3),
+            **times("last_commit", LAST_COMMIT_TIME),
+            **times("last_reading", LAST_READING_TIME),
+        }
+
     def _progress(self) -> object:
         """Changes while the process advances: offsets accepted and committed, assignments, rows recovered."""
         ours = self.ownership
@@ -210,6 +245,10 @@ class Process:
         committed = dict(self.ownership.committed)
         lag = sum(max(0, end - committed.get(tp, end)) for tp, end in ends.items())
         return f"{lag} records wait" if lag else None
+
+
+def _clock(ago_s: float) -> str:
+    return time.strftime("%H:%M:%SZ", time.gmtime(time.time() - ago_s))
 
 
 def _log_ends(kafka: Kafka, tps: Mapping[Partition, int]) -> dict[Partition, int] | None:

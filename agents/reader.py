@@ -14,10 +14,10 @@ from typing import NamedTuple, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
-from agents.watchdog import leave
 from runtime.config import Kafka
 from runtime.kafka import client_settings
 from runtime.metrics import RETRIES
+from runtime.watchdog import leave
 
 log = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ from agents.changelog import UnreadableRow, recover, unpack
 from agents.fold import Fold, Outputs, nothing
 from agents.ownership import Partition, Positions
 from agents.process import Process
-from agents.watchdog import leave
 from kernels.stage import Stage
 from runtime.config import Plant
 from runtime.exit_codes import FAILED
+from runtime.watchdog import leave
 from schemas.codec import DecodeError
 from schemas.topics import CHANGELOGS, Topic
 

@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from cli.common import ConfigOption, configuration, err
-from runtime import exit_codes, logs, metrics
+from runtime import exit_codes, logs
+from runtime.probes import serve
 
 app = typer.Typer(help="Run one connector: field to Kafka.", no_args_is_help=True)
 IdOption = Annotated[str | None, typer.Option("--id", help="Which one; needed where several are configured.")]
@@ -35,7 +36,7 @@ def opcua(config: ConfigOption = None, connector_id: IdOption = None) -> None:
 
 def _begin(name: str) -> None:
     logs.configure(name)
-    metrics.serve()
+    serve(name)
 
 
 def _choose(kind: str, ids: list[str], wanted: str | None) -> str:

@@ -16,9 +16,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from connectors.delivery import Delivery, QueueFull, leave
+from connectors.delivery import Delivery, QueueFull
 from connectors.framer import Framer, Reading
-from connectors.health import Health
 from connectors.mqtt_client import Message
 from connectors.mqtt_memory import Memory
 from connectors.mqtt_session import Session
@@ -27,7 +26,9 @@ from connectors.payload import PayloadError, parse
 from connectors.reduction import Reducer
 from runtime.config import Mqtt, Plant
 from runtime.exit_codes import BAD_CONFIGURATION, OK
+from runtime.health import HEALTH
 from runtime.metrics import REDUCED
+from runtime.watchdog import Watchdog, leave
 from schemas.frames import Gap
 from schemas.quality import Mark
 from schemas.records import Rejected
@@ -79,7 +80,6 @@ class Connector:
     """All parts of one connector process, and the order in which they work."""
 
     def __init__(self, plant: Plant, config: Mqtt) -> None:
-        health = Health()
         self._plant = plant
         self._config = config
         start_ns = time.time_ns()
@@ -87,8 +87,8 @@ class Connector:
         self._memory = Memory(config.state_dir, config.id, start_ns)
         for asset in self._memory.last_arrival_ns:
             self._framer.expect(asset, start_ns)
-        self._delivery = Delivery(plant.kafka, STAGE, health)
-        self._session = Session(config, health, self._on_session_lost, resumes=bool(self._memory.last_arrival_ns))
+        self._delivery = Delivery(plant.kafka, STAGE, HEALTH)
+        self._session = Session(config, HEALTH, self._on_session_lost, resumes=bool(self._memory.last_arrival_ns))
         self._reducer = Reducer(plant)
         self._has_units = any("unit" in values for values in plant.tags.values())
         self._names: dict[bytes, Names] = {}
@@ -98,11 +98,14 @@ class Connector:
         self._since_flush = 0
         self._confirmed: deque[list[Any]] = deque()  # filled by Kafka's thread
         self._looked_at_ns = 0
+        self._watchdog = Watchdog(HEALTH, patience_s=config.watchdog_s)
         self._stopping = False
 
     def run(self) -> None:
         """Work until `stop`, then bring what was received to Kafka, acknowledge it and disconnect."""
+        self._watchdog.start()
         while not self._stopping:
+            HEALTH.beat()
             self._session.poll(self._timeout_s())
             self._take_what_fits()
             self._framer.connected(self._session.up)
@@ -115,6 +118,7 @@ class Connector:
         self._acknowledge()
         self._session.close()
         self._memory.save(time.time_ns(), at_once=True)
+        self._watchdog.stop()
 
     def stop(self) -> None:
         """Make `run` return soon; for signal handlers and other threads."""

@@ -13,7 +13,6 @@ import time
 from connectors import opcua_history
 from connectors.delivery import Delivery
 from connectors.framer import Framer
-from connectors.health import Health
 from connectors.opcua_binary import MalformedAnswer, Value
 from connectors.opcua_intake import Intake
 from connectors.opcua_memory import Memory
@@ -26,8 +25,10 @@ from connectors.opcua_watch import Watch, read_cyclically, together
 from connectors.reduction import Reducer
 from runtime.config import Opcua, Plant
 from runtime.exit_codes import BAD_CONFIGURATION, OK
+from runtime.health import HEALTH, MAIN
 from runtime.load import ConfigurationError
 from runtime.metrics import RETRIES
+from runtime.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ PART = "opcua"
 STAGE = "connector.opcua"
 RETRY_FIRST_S, RETRY_MAX_S = 0.25, 5.0
 STOP_S = 10.0
+BEAT_S = 1.0
 
 
 def run(plant: Plant, connector_id: str) -> int:
@@ -55,9 +57,9 @@ class Connector:
     def __init__(self, plant: Plant, config: Opcua, nodes: Nodes) -> None:
         self._config = config
         self._nodes = nodes
-        self._health = Health()
+        self._watchdog = Watchdog(HEALTH, patience_s=config.watchdog_s)
         self._memory = Memory(config.state_dir, config.id)
-        self._delivery = Delivery(plant.kafka, STAGE, self._health)
+        self._delivery = Delivery(plant.kafka, STAGE, HEALTH)
         framing = config.framing.model_copy(update={"linger_s": 0.0})  # one publish answer is one frame per asset
         self._outlet = Outlet(Framer(config.id, time.time_ns(), framing), Reducer(plant), self._delivery)
         self._outlet.expect(nodes.assets or self._memory.assets)  # also while the server cannot be reached
@@ -70,12 +72,16 @@ class Connector:
         stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-        heart = asyncio.create_task(self._beat())
+        self._watchdog.start()
+        hearts = [asyncio.create_task(beat()) for beat in (self._beat, _live)]
         try:
             await self._keep_connected(stopping)
         finally:
-            heart.cancel()
+            for heart in hearts:
+                heart.cancel()
+        HEALTH.rest(MAIN)
         everything = await asyncio.to_thread(self._delivery.close, STOP_S / 2)
+        self._watchdog.stop()
         log.info("stopped%s", "" if everything else "; what is unconfirmed will be asked for again")
         return OK
 
@@ -91,10 +97,10 @@ class Connector:
             error = work.exception()
             if not isinstance(error, TROUBLE):
                 raise error or RuntimeError("the connector's work ended by itself")
-            if self._health.reason(PART) == "":
+            if HEALTH.reason(PART) == "":
                 wait_s = RETRY_FIRST_S
             self._outlet.connected(False)
-            self._health.ill(PART, f"{self._config.address}: {describe(error)}")
+            HEALTH.ill(PART, f"{self._config.address}: {describe(error)}")
             RETRIES.labels(PART).inc()
             await asyncio.wait({stop}, timeout=wait_s)
             wait_s = min(2 * wait_s, RETRY_MAX_S)
@@ -116,7 +122,7 @@ class Connector:
         try:
             intake, subscription = await self._subscribe(session)
             self._outlet.connected(True)
-            self._health.well(PART)
+            HEALTH.well(PART)
             self._cause = "subscription lost"
             await together(
                 subscription.run(), Watch(session, subscription, intake).run(), read_cyclically(session, intake)
@@ -195,3 +201,10 @@ class Connector:
             due_s = self._outlet.due_in_s()
             await asyncio.sleep(0.5 if due_s is None else min(max(due_s, 0.05), 0.5))
             await self._outlet.tick()
+
+
+async def _live() -> None:
+    """Beats while the event loop comes round, whatever else waits for Kafka or the server."""
+    while True:
+        HEALTH.beat()
+        await asyncio.sleep(BEAT_S)

@@ -116,6 +116,7 @@ class Mqtt(Section):
     session_expiry_s: int = Field(7 * 86_400, ge=0, le=0xFFFFFFFF)
     keepalive_s: int = Field(20, ge=5, le=600)
     state_dir: Path = Field(default_factory=state_directory)  # assets heard and when; outlives the process
+    watchdog_s: float = Field(60.0, ge=5, le=3600)  # a loop stuck for so long ends the process
     username: str | None = None
     password_file: Path | None = None  # else MQTT_PASSWORD
     tls: bool = False
@@ -182,6 +183,7 @@ class Opcua(Section):
     certificate_dir: Path = Path("~/.config/process-twin/opcua")
     #: Up to when each tag is in Kafka, and the session to take over after a crash. Must outlive the process.
     state_dir: Path = Field(default_factory=state_directory)  # session and newest times; outlives the process
+    watchdog_s: float = Field(60.0, ge=5, le=3600)  # a loop stuck for so long ends the process
     server_certificate: Path | None = None  # pinned; None: the one pinned in certificate_dir by `twin browse --trust`
     username: str | None = None
     password_file: Path | None = None  # else OPCUA_PASSWORD

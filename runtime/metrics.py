@@ -1,11 +1,9 @@
-"""Metrics of this process, in Prometheus's text format over HTTP on loopback.
+"""Metrics of this process, in Prometheus's text format; `runtime/probes.py` serves them over HTTP on loopback.
 
 The names are shared by all processes so that `twin status` and a dashboard can read any of them alike.
 """
 
-import os
-
-from prometheus_client import Counter, Gauge, Histogram, start_http_server
+from prometheus_client import Counter, Gauge, Histogram
 
 FRAMES = Counter("twin_frames", "frames completed (confirmed by the next hop)")
 READINGS = Counter("twin_readings", "readings completed (confirmed by the next hop)")
@@ -16,23 +14,22 @@ LOST_FRAMES = Counter("twin_lost_frames", "holes seen in the sequence numbers of
 GAPS = Counter("twin_gaps", "gap frames written")
 RETRIES = Counter("twin_retries", "attempts repeated because a dependency did not answer", ["dependency"])
 HEALTHY = Gauge("twin_healthy", "1 while the process makes progress or has nothing to do")
-CONNECTED = Gauge("twin_connected", "1 while connected to the field or database", ["peer"])
+CONNECTED = Gauge(
+    "twin_connected", "1 while a part works: connected to kafka, mqtt, opcua, influxdb; assigned; advancing", ["peer"]
+)
 LAG_FRAMES = Gauge("twin_lag_frames", "frames waiting in the assigned partitions of the input topic")
 LAST_READING_TIME = Gauge(
     "twin_last_reading_time_seconds", "arrival time of the newest reading completed, s since 1970"
 )
+ASSIGNED_PARTITIONS = Gauge("twin_assigned_partitions", "partitions of the input topics that this process works on")
+STANDSTILL = Gauge("twin_standstill_seconds", "s since an agent's work last advanced while records wait; else 0")
+LAST_COMMIT_TIME = Gauge(
+    "twin_last_commit_time_seconds",
+    "when an agent last acknowledged input or Kafka last confirmed a connector's record, s since 1970",
+)
+UNCONFIRMED = Gauge("twin_unconfirmed_records", "records handed to Kafka by a connector and not confirmed yet")
 STORED_AFTER = Histogram(
     "twin_stored_after_seconds",
     "from the arrival of a frame's oldest reading to InfluxDB's answer; one observation per frame",
     buckets=(0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0),
 )
-
-
-def serve() -> None:
-    """Serve metrics on 127.0.0.1 at TWIN_METRICS_PORT; not at all where that is not set.
-
-    TWIN_METRICS_HOST changes the address, for a container whose health is probed from outside.
-    """
-    port = os.environ.get("TWIN_METRICS_PORT")
-    if port:
-        start_http_server(int(port), os.environ.get("TWIN_METRICS_HOST", "127.0.0.1"))

@@ -8,10 +8,11 @@ import numpy as np
 
 from agents.changelog import Row, unpack
 from agents.fold import Fold
-from agents.outbox import Receipts, TooLarge, home_partition
+from agents.outbox import Receipts, TooLarge
 from agents.ownership import Partition
 from kernels.stages import STAGES
 from runtime.config import Plant
+from runtime.partitions import home_partition
 from schemas.codec import decode_as, encode
 from schemas.frames import Frame, ValidatedFrame
 from schemas.records import Alert, Rejected

@@ -12,10 +12,10 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from agents.changelog import Row, pack, recover, unpack
-from agents.outbox import home_partition
 from runtime.config import Kafka
 from runtime.exit_codes import FAILED, OK, RESTART_ME
 from runtime.kafka import client_settings, create_topics
+from runtime.partitions import home_partition
 from schemas.codec import decode_as, encode
 from schemas.frames import ValidatedFrame
 from schemas.records import Alert, Rejected

@@ -39,10 +39,10 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from connectors.mqtt import run
-from runtime import logs, metrics
+from runtime import logs, probes
 from runtime.load import load
 logs.configure("mqtt")
-metrics.serve()
+probes.serve("mqtt")
 sys.exit(run(load(Path(sys.argv[1])), sys.argv[2]))
 """
 T = TypeVar("T")

@@ -29,10 +29,10 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from connectors.opcua import run
-from runtime import logs, metrics
+from runtime import logs, probes
 from runtime.load import load
 logs.configure("ua")
-metrics.serve()
+probes.serve("ua")
 sys.exit(run(load(Path(sys.argv[1])), "ua"))
 """
 

@@ -103,7 +103,7 @@ import sys, time
 from connectors.delivery import Delivery
 from runtime.config import Kafka
 from schemas.records import Rejected
-sender = Delivery(Kafka(bootstrap=sys.argv[1], prefix=sys.argv[2]), "connector.mqtt")
+sender = Delivery(Kafka(bootstrap=sys.argv[1], prefix=sys.argv[2], partitions=1), "connector.mqtt")
 def confirmed(): print("confirmed", flush=True); {then}
 sender.reject(Rejected(stage="s", reason="r", payload=bytes({size})), confirmed)
 time.sleep(30)

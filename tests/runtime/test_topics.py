@@ -28,5 +28,7 @@ def test_topics_are_made_once_with_their_settings(kafka: str) -> None:
 def test_another_number_of_partitions_is_refused_with_the_remedy(kafka: str) -> None:
     """Topics with another number of partitions than configured are an error that says what to do."""
     create_topics(Kafka(bootstrap=kafka, prefix="topics-cut", partitions=2))
-    with pytest.raises(TopicMismatch, match=r"topics-cut\.raw has 2 partitions.*kafka\.partitions = 4.*replay"):
+    with pytest.raises(
+        TopicMismatch, match=r"topics-cut\.raw has 2 partitions.*kafka\.partitions = 4.*twin topics copy topics-cut"
+    ):
         create_topics(Kafka(bootstrap=kafka, prefix="topics-cut", partitions=4))

@@ -6,8 +6,9 @@ import subprocess
 import sys
 import time
 
-from agents.watchdog import Watchdog
 from runtime.exit_codes import RESTART_ME
+from runtime.health import MAIN, Health
+from runtime.watchdog import Watchdog
 
 
 class _Case:
@@ -18,10 +19,17 @@ class _Case:
         self.work = 0
         self.asked = 0
         self.stuck = stuck
+        self.health = Health()
         self.dog = Watchdog(
-            stop_s=4, patience_s=10, progress=lambda: self.work, is_stuck=self.is_stuck, leave=self.left.append
+            self.health,
+            stop_s=4,
+            patience_s=10,
+            progress=lambda: self.work,
+            is_stuck=self.is_stuck,
+            leave=self.left.append,
         )
         self.now = time.monotonic()
+        self.health.beat()
 
     def is_stuck(self) -> str | None:
         self.asked += 1
@@ -31,7 +39,7 @@ class _Case:
         """Let time pass as the dog sees it."""
         self.now += seconds
         if loop_lives:
-            self.dog._beat_s = self.now
+            self.health._beats[MAIN] = self.now
         self.dog.look(self.now)
 
 
@@ -69,17 +77,17 @@ def test_a_stuck_event_loop_leaves() -> None:
     """An event loop that does not come round ends the process."""
     case = _Case(stuck=None)
     case.pass_s(11, loop_lives=False)
-    assert case.left == ["the event loop has been stuck for 11 s"]
+    assert case.left == ["the main loop has been stuck for 11 s"]
 
 
 def test_a_process_that_was_stopped_leaves_when_it_wakes_up() -> None:
     """After SIGSTOP for longer than allowed, SIGCONT: the process ends with RESTART_ME before it writes anything."""
     script = (
-        "import sys, time; from agents.watchdog import Watchdog\n"
-        "dog = Watchdog(stop_s=0.8, patience_s=99, progress=lambda: 0, is_stuck=lambda: None)\n"
+        "import sys, time; from runtime.health import HEALTH; from runtime.watchdog import Watchdog\n"
+        "dog = Watchdog(HEALTH, stop_s=0.8, patience_s=99, progress=lambda: 0, is_stuck=lambda: None)\n"
         "dog.start(); print('up', flush=True)\n"
         "while True:\n"
-        "    time.sleep(0.01); dog.beat(); dog.refuse_zombie(); sys.stdout.write('w'); sys.stdout.flush()\n"
+        "    time.sleep(0.01); HEALTH.beat(); dog.refuse_zombie(); sys.stdout.write('w'); sys.stdout.flush()\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline() == b"up\n"
