@@ -1,0 +1,87 @@
+"""The table judges: what must make a run fail does."""
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.faults import table
+from tests.faults.resources import Use
+from tests.faults.rig import Outcome, Rig, TooLate
+from tests.faults.rows.row_26 import judge_flatness
+
+
+def _run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, strike: object) -> Outcome:
+    module = ModuleType("row")
+    module.TITLE, module.run = "a row", strike  # type: ignore[attr-defined]
+    monkeypatch.setattr(table.importlib, "import_module", lambda name: module)
+    return table.run_row(99, 7, False, tmp_path)
+
+
+def test_a_run_that_struck_nothing_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A row that passes because nothing happened has failed, and says so."""
+    outcome = _run(monkeypatch, tmp_path, lambda rig: None)
+    assert not outcome.passed
+    assert outcome.failures == ["the fault did not strike"]
+
+
+def test_what_struck_and_held_passes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One blow and no failure is a pass."""
+    assert _run(monkeypatch, tmp_path, lambda rig: rig.struck()).passed
+
+
+@pytest.mark.parametrize("count", ["missing", "repeated", "altered"])
+def test_a_wrong_reading_fails_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, count: str) -> None:
+    """One reading missing, repeated or altered fails a run, whatever else held."""
+
+    def strike(rig: Rig) -> None:
+        rig.struck()
+        setattr(rig.outcome, count, 1)
+
+    assert _run(monkeypatch, tmp_path, strike).failures == [f"1 readings {count}"]
+
+
+def test_an_exception_is_an_outcome(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A row that breaks down leaves a failed run with the reason and the command that repeats it, not a crash."""
+
+    def strike(rig: Rig) -> None:
+        rig.struck()
+        raise TooLate("x: not within 1 s")
+
+    outcome = _run(monkeypatch, tmp_path, strike)
+    assert outcome.failures == ["TooLate: x: not within 1 s"]
+    assert outcome.as_dict()["command"] == "make fault ROW=99 SEED=7"
+
+
+def test_every_row_of_the_table_is_there() -> None:
+    """There is a file for each of the 27 rows, with a title and a run."""
+    assert table.row_numbers() == list(range(1, 28))
+
+
+def test_growing_memory_is_seen() -> None:
+    """Memory that grows by half over a long run fails it; memory that stays does not."""
+    for growth, failures in ((0.5, 1), (0.0, 0)):
+        rig = Rig(Outcome(row=26, title="", seed=1, short=False), Path(), None)  # type: ignore[arg-type]
+        use = Use()
+        for n in range(1000):
+            use.add(pid=1, rss_mib=200 * (1 + growth * n / 1000), handles=20)
+        judge_flatness(rig, "twin", use)
+        assert len(rig.outcome.failures) == failures
+
+
+def test_passed_runs_are_not_repeated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A table that was interrupted goes on where it was: what has passed is kept, what has failed runs again."""
+    ran: list[tuple[int, int]] = []
+
+    def alone(row: int, seed: int, short: bool) -> table.Report:
+        ran.append((row, seed))
+        failures = ["broken"] if row == 2 and len(ran) < 4 else []
+        return Outcome(row=row, title="t", seed=seed, short=short, struck=1, failures=failures).as_dict()
+
+    monkeypatch.setattr(table, "run_row_alone", alone)
+    out = tmp_path / "faults.json"
+    table.run_table([1, 2], [1, 2], False, 1, out)
+    assert len(ran) == 4
+    table.run_table([1, 2], [1, 2], False, 1, out)
+    assert ran[4:] == [(2, 1)]
+    assert "| 2 | t | 1, 2 | 2 |" in out.with_suffix(".md").read_text()
