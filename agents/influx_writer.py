@@ -38,6 +38,7 @@ FIRST_DELAY_S = 0.1
 FIRST_DELAY_REFUSED_S = 1.0
 LONGEST_DELAY_S = 30.0
 LONGEST_RETRY_AFTER_S = 300.0
+SLOW_S = 2.0
 PEER = "influxdb"
 _UNWANTED = frozenset({400, 413, 422})
 _REFUSED = frozenset({401, 403, 404})
@@ -64,6 +65,7 @@ class InfluxWriter:
         self._on_refused = on_refused
         self._trouble: int | None = None  # status of the last attempt that failed, None while all is well
         self._told = False
+        self._slow = False
         self._client: InfluxDBClientAsync | None = None
 
     async def close(self) -> None:
@@ -88,6 +90,7 @@ class InfluxWriter:
         """Store all lines; return those that InfluxDB does not want. Waits as long as it takes."""
         unwanted: list[Unwanted] = []
         todo = [(0, len(lines))] if lines else []
+        splitting = False
         while todo:
             start, stop = todo.pop()
             reason = await self._stored("\n".join(lines[start:stop]).encode())
@@ -96,6 +99,10 @@ class InfluxWriter:
             if stop - start == 1:
                 unwanted.append(Unwanted(start, reason))
                 continue
+            metrics.SPLIT.labels(PEER).inc()
+            if not splitting:
+                log.warning("%s; writing %d lines again in halves", reason, stop - start)
+            splitting = True
             middle = (start + stop) // 2
             todo += [(middle, stop), (start, middle)]
         return unwanted
@@ -119,14 +126,23 @@ class InfluxWriter:
 
     async def _post(self, body: bytes) -> tuple[int, str, float | None]:
         """(status, message, Retry-After in s); status 0 where no answer came."""
+        began = time.monotonic()
         try:
             stored = await self._connected().write_api().write(self._influxdb.bucket_name, record=body)
+            self._was_slow(time.monotonic() - began, len(body))
             return (204, "", None) if stored else (0, "an answer that is neither 201 nor 204", None)
         except ApiException as error:
             retry_after = (error.headers or {}).get("Retry-After")
             return int(error.status or 0), _message(error.body), _retry_after_s(retry_after)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return 0, f"{type(error).__name__}: {error}", None
+
+    def _was_slow(self, took_s: float, size: int) -> None:
+        """Say so at the first slow answer of an episode; `twin_stored_after_seconds` shows the rest."""
+        slow = took_s > SLOW_S
+        if slow and not self._slow:
+            log.warning("InfluxDB is slow: %.1f s for %d bytes; the sink lags, nothing else waits for it", took_s, size)
+        self._slow = slow
 
     def _answered(self) -> None:
         if self._trouble is not None:

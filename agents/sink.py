@@ -38,6 +38,8 @@ REQUEST_CHARACTERS = 16_000_000
 CONFIRMATIONS_WAIT_S = 0.5
 PATIENCE_S = 2.0
 
+_REFUSED = "%d of %d lines cannot be stored, they go to the rejected records; the first: %r"
+
 #: The kind of alert for a token, organisation or bucket that InfluxDB refuses.
 UNAUTHORISED = "sink_unauthorised"
 
@@ -149,6 +151,8 @@ class Sink:
 
     async def _add_frame(self, request: _Request, received: Received, frame: EstimateFrame) -> None:
         lines, refused = reading_lines(frame)
+        if refused:
+            log.warning(_REFUSED, len(refused), len(frame), refused[0].reason)
         for row, reason in refused:
             arrival_ns = int(frame.arrival_time_ns[row])
             await self._refuse(received, reason, _reading_json(frame, row), frame.tags[frame.tag[row]], arrival_ns)
@@ -176,7 +180,10 @@ class Sink:
         await self._warn(Alert(asset=NAME, kind=UNAUTHORISED, severity="critical", time_ns=now_ns, message=sentence))
 
     async def _store(self, request: _Request) -> None:
-        for unwanted in await self._writer.write(request.lines):
+        refused = await self._writer.write(request.lines)
+        if refused:
+            log.warning(_REFUSED, len(refused), len(request.lines), refused[0].reason)
+        for unwanted in refused:
             await self._refuse_line(request, unwanted)
         stored_ns = time.time_ns()
         for frame in request.frames:

@@ -13,6 +13,7 @@ REDUCED = Counter("twin_reduced", "readings left out by edge reduction (deadband
 LOST_FRAMES = Counter("twin_lost_frames", "holes seen in the sequence numbers of frames")
 GAPS = Counter("twin_gaps", "gap frames written")
 RETRIES = Counter("twin_retries", "attempts repeated because a dependency did not answer", ["dependency"])
+SPLIT = Counter("twin_split_requests", "requests refused for what was in them, written again in halves", ["dependency"])
 HEALTHY = Gauge("twin_healthy", "1 while the process makes progress or has nothing to do")
 CONNECTED = Gauge(
     "twin_connected", "1 while a part works: connected to kafka, mqtt, opcua, influxdb; assigned; advancing", ["peer"]

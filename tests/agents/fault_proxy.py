@@ -15,18 +15,22 @@ HANG_S = 3.0
 
 
 class Trouble(NamedTuple):
-    """What happens to one request. `kind`: "answer" (this status instead), "hang" (no answer for HANG_S), "reset"
-    (closed unanswered), "half_closed" (stored, then closed before an answer).
+    """What happens to one request. `kind`: "answer" (this status instead), "hang" (no answer for `seconds`, then
+    closed), "slow" (stored, answered after `seconds`), "reset" (closed unanswered), "half_closed" (stored, then closed
+    before an answer).
     """
 
     kind: str
     status: int = 0
     retry_after: str | None = None
     largest_body: int = 0  # "answer" only for bodies beyond this
+    seconds: float = HANG_S
 
 
 class FaultProxy(ThreadingHTTPServer):
-    """Listens on loopback. `troubles` are used up from the front; `requests` counts what came."""
+    """Listens on loopback. `troubles` are used up from the front, `always` does not end; `troubled` counts requests
+    that met one.
+    """
 
     daemon_threads = True
 
@@ -37,6 +41,7 @@ class FaultProxy(ThreadingHTTPServer):
         self.always: Trouble | None = None
         self.times_s: list[float] = []
         self.bodies: list[int] = []
+        self.troubled = 0
         self._kill: tuple[str, subprocess.Popen[bytes]] | None = None
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -74,13 +79,19 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.passed("before_answer")
             self._answer(status, text)
             self.server.passed("after_answer")
-        elif trouble.kind == "answer":
+            return
+        self.server.troubled += 1
+        if trouble.kind == "answer":
             self._answer(trouble.status, b'{"message":"as told"}', trouble.retry_after)
+        elif trouble.kind == "slow":
+            status, text = self._pass_on(body)
+            time.sleep(trouble.seconds)
+            self._answer(status, text)
         else:
             if trouble.kind == "half_closed":
                 self._pass_on(body)
             elif trouble.kind == "hang":
-                time.sleep(HANG_S)
+                time.sleep(trouble.seconds)
             self.close_connection = True
 
     def _pass_on(self, body: bytes) -> tuple[int, bytes]:

@@ -102,8 +102,12 @@ async def test_names_with_any_allowed_character_are_found_again(bench: Bench) ->
         assert queries.latest("R101", tags[0])["unit"] == "m,=/ s"
 
 
-async def test_one_poisonous_line_stops_no_other(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 5,000 lines, one of which InfluxDB does not take, 4,999 are stored and one is rejected with its reason."""
+async def test_one_poisonous_line_stops_no_other(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of 5,000 lines, one of which InfluxDB does not take, 4,999 are stored and one is rejected with its reason; the
+    log says so in one line.
+    """
 
     def with_poison(whole: EstimateFrame) -> object:
         lines, refused = reading_lines(whole)
@@ -117,6 +121,7 @@ async def test_one_poisonous_line_stops_no_other(bench: Bench, monkeypatch: pyte
     assert "400" in rejected.reason
     assert b"value=poison1234.0" in rejected.payload
     assert (rejected.stage, rejected.asset, rejected.offset) == ("sink", "R101", 0)
+    assert caplog.text.count("1 of 5000 lines cannot be stored") == 1
 
 
 async def test_what_is_no_record_is_rejected_and_the_rest_stored(bench: Bench) -> None:
@@ -243,8 +248,8 @@ async def test_retry_after_is_obeyed(influx: InfluxDB, tmp_path: Path) -> None:
         assert 1.0 <= proxy.times_s[1] - proxy.times_s[0] < 1.5
 
 
-async def test_too_large_a_body_is_cut(influx: InfluxDB, tmp_path: Path) -> None:
-    """413 halves the request until it passes; every reading is stored."""
+async def test_too_large_a_body_is_cut(influx: InfluxDB, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """413 halves the request until it passes; every reading is stored, and the log says once what happens."""
     plant = plant_with_bucket(influx, "too-large", tmp_path)
     with fault_proxy(influx.url) as proxy:
         proxy.always = Trouble("answer", 413, largest_body=20_000)
@@ -253,6 +258,22 @@ async def test_too_large_a_body_is_cut(influx: InfluxDB, tmp_path: Path) -> None
     bench.plant = plant
     assert bench.values() == [float(n) for n in range(1000)]
     assert bench.rejected == []
+    assert caplog.text.count("InfluxDB 413: as told; writing 1000 lines again in halves") == 1
+
+
+async def test_a_slow_database_is_named(
+    influx: InfluxDB, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that takes long is told once in the log, and what it stored is stored."""
+    monkeypatch.setattr(influx_writer, "SLOW_S", 0.2)
+    plant = plant_with_bucket(influx, "slow", tmp_path)
+    with fault_proxy(influx.url) as proxy:
+        proxy.always = Trouble("slow", seconds=0.3)
+        bench = Bench(plant.model_copy(update={"influxdb": plant.influxdb.model_copy(update={"url": proxy.url})}))
+        await bench.store(frame(np.arange(3.0)))
+    bench.plant = plant
+    assert bench.values() == [0.0, 1.0, 2.0]
+    assert caplog.text.count("InfluxDB is slow") == 1
 
 
 @pytest.mark.usefixtures("quick_retries")

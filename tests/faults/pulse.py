@@ -3,6 +3,9 @@
 import contextlib
 import logging
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
@@ -11,6 +14,9 @@ from runtime.kafka import client_settings
 from schemas.codec import DecodeError, decode
 from schemas.records import TwinState
 from schemas.topics import STATE
+
+#: How often the lag is looked at, in s.
+LAG_PERIOD_S = 0.1
 
 
 class Pulse:
@@ -33,6 +39,24 @@ class Pulse:
         one connector where it is named. Zero before the first one.
         """
         return min((ns / 1e9 for (_, name), ns in list(self._newest_ns.items()) if source in ("", name)), default=0.0)
+
+    @contextmanager
+    def lags_s(self) -> Iterator[list[float]]:
+        """The lag of the twin, sampled while the block runs."""
+        lags: list[float] = []
+        ended = threading.Event()
+
+        def sample() -> None:
+            while not ended.wait(LAG_PERIOD_S):
+                lags.append(time.time() - self.newest_s())
+
+        thread = threading.Thread(target=sample, name="lags", daemon=True)
+        thread.start()
+        try:
+            yield lags
+        finally:
+            ended.set()
+            thread.join()
 
     def forget(self) -> None:
         """What has been seen counts no more, as when the assets change."""

@@ -51,6 +51,18 @@ class Resources:
         self._ending.set()
         self._thread.join(10)
 
+    def memory_mib(self) -> dict[str, float]:
+        """Memory of each process now."""
+        return {name: use.samples[-1][1] for name, use in list(self.uses.items()) if use.samples}
+
+    def grown(self, before_mib: Mapping[str, float], factor: float, allowance_mib: float) -> list[str]:
+        """Which processes ever had more than `factor` × what they had before + `allowance_mib`; a sentence each."""
+        return [
+            f"{name} grew from {before:.0f} to {self.uses[name].rss_max_mib:.0f} MiB"
+            for name, before in before_mib.items()
+            if self.uses[name].rss_max_mib > factor * before + allowance_mib
+        ]
+
     def summary(self) -> dict[str, dict[str, float]]:
         """Per name the most memory and handles, for the report."""
         return {

@@ -18,18 +18,24 @@ from typing import Any
 
 import psutil
 import tomlkit
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 from audit.compare import compare
 from audit.store import Database
 from cli.lag import lag_of
 from cli.processes import STAGES, processes, topics_command, twin_command
 from runtime.config import Plant
+from runtime.kafka import client_settings
 from runtime.load import load as load_configuration
+from schemas.codec import DecodeError, decode
+from schemas.topics import Topic
 from services import supervisor
 from services.processes import free_port
 from services.rundir import RunDir
 from services.spec import ProcessState
 from services.stack import Stack
+from tests.agents.fault_proxy import FaultProxy
+from tests.faults.proxy import TcpProxy
 from tests.faults.pulse import Pulse
 from tests.faults.resources import Resources
 from tests.faults.rig import Rig
@@ -61,7 +67,7 @@ DEFAULT_LOAD = Load()
 
 @dataclass(slots=True)
 class System:
-    """A running system. `plant` is its configuration, `env` the addresses."""
+    """A running system. `plant` is its configuration, `env` the addresses; a proxy is there where the row wants one."""
 
     rig: Rig
     stack: Stack
@@ -69,6 +75,8 @@ class System:
     config: Path
     run_dir: Path
     env: Mapping[str, str]
+    influxdb_proxy: FaultProxy | None = None
+    kafka_proxy: TcpProxy | None = None
     journals: list[Path] = field(default_factory=list)
     _load: "subprocess.Popen[bytes] | None" = None
     _pulse: Pulse | None = None
@@ -144,6 +152,24 @@ class System:
         """A metric of a process now; None where it does not answer."""
         samples = supervisor._samples(self.state(name).metrics_port)
         return next((s.value for s in samples if s.name == metric and labels.items() <= s.labels.items()), None)
+
+    def records(self, topic: Topic) -> list[Any]:
+        """All records of a topic that decode, per partition in their order."""
+        settings = {**client_settings(self.plant.kafka), "group.id": "faults", "enable.auto.commit": False}
+        consumer, name = Consumer(settings), topic.full_name(self.plant.kafka.prefix)
+        found = []
+        for partition in range(self.plant.kafka.partitions):
+            place = TopicPartition(name, partition, OFFSET_BEGINNING)
+            end = consumer.get_watermark_offsets(place, timeout=30)[1]
+            consumer.assign([place])
+            offset = 0
+            while offset < end:
+                for message in consumer.consume(500, 10):
+                    offset = message.offset() + 1
+                    with suppress(DecodeError):
+                        found.append(decode(message.value() or b""))
+        consumer.close()
+        return found
 
     # -- flow --------------------------------------------------------------------------------------------------------
 
@@ -299,19 +325,32 @@ def gone(pid: int) -> bool:
 
 @contextmanager
 def running(
-    rig: Rig, stack: Stack, settings: Table | None = None, load: Load | None = DEFAULT_LOAD
+    rig: Rig,
+    stack: Stack,
+    settings: Table | None = None,
+    load: Load | None = DEFAULT_LOAD,
+    *,
+    influxdb_proxy: FaultProxy | None = None,
+    kafka_proxy: TcpProxy | None = None,
 ) -> Iterator[System]:
-    """A system on the services of `stack`, with the load flowing (None: none yet). Ended whatever happens."""
+    """A system on the services of `stack`, with the load flowing (None: none yet). Ended whatever happens.
+
+    Connectors and agents go through the proxies that are given; this process does not.
+    """
     run_dir = rig.folder / "run"
     run_dir.mkdir(parents=True, exist_ok=True)
     env = {**stack.env, "OPCUA_URL": f"opc.tcp://127.0.0.1:{free_port()}"}
     config = run_dir / "plant.toml"
     config.write_text(tomlkit.dumps(_merged(_base(rig), settings or {})))
     os.environ.update(env)  # this process is the row's own: tools read addresses from the environment
+    if influxdb_proxy is not None:
+        env["INFLUX_URL"] = influxdb_proxy.url
+    if kafka_proxy is not None:
+        env["KAFKA_BOOTSTRAP"] = kafka_proxy.address
     plant = load_configuration(config)
     try:
         supervisor.up(config, run_dir, processes(plant, run_dir), env, init=(topics_command(),))
-        system = System(rig, stack, plant, config, run_dir, env)
+        system = System(rig, stack, plant, config, run_dir, env, influxdb_proxy, kafka_proxy)
         system._pulse = Pulse(plant.kafka)
         system._resources = Resources(system.pids)
         try:
