@@ -9,6 +9,7 @@ clock. May not know: Kafka, agents, how points were written.
 """
 
 import time
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,7 +86,20 @@ def compare(
     `settle_s`: how long after a fault its tag may be flagged without being a false alarm. Raises JournalError,
     StoreError.
     """
-    journal = read(journals)
+    return compare_journal(
+        database, read(journals), patience_s=patience_s, settle_s=settle_s, example_count=example_count
+    )
+
+
+def compare_journal(
+    database: Database,
+    journal: Journal,
+    *,
+    patience_s: float = 0.0,
+    settle_s: float = 5.0,
+    example_count: int = 10,
+) -> Report:
+    """Like `compare`, for a journal that was read already. Raises StoreError."""
     fewest, patient_until = None, time.monotonic() + patience_s
     while True:
         report = _compared(database, journal, settle_s, example_count)
@@ -104,7 +118,7 @@ def _compared(database: Database, journal: Journal, settle_s: float, example_cou
     )  # fmt: skip
     scores, latency = Scores(settle_ns=round(settle_s * 1e9)), _Latency(database, since_ns)
     for name in sorted(journal.readings.keys() | journal.episodes.keys()):
-        sent = journal.readings.get(name, [])
+        sent = list(journal.readings.get(name, ()))
         if not sent:
             continue
         times = [s.time_ns for s in sent]
@@ -181,8 +195,7 @@ class _Latency:
     def __init__(self, database: Database, since_ns: int) -> None:
         self._database, self._since_ns = database, since_ns
         self._frames: dict[str, dict[tuple[str, int], list[int]]] = {}
-        self._arrived: list[float] = []
-        self._stored: list[float] = []
+        self._arrived, self._stored = array("d"), array("d")
         self._unknown = 0
 
     def add(self, asset: str, found: Matches) -> None:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import fastavro
 import numpy as np
 
-from schemas.frames import Column, EstimateFrame, Frame, Gap, ValidatedFrame, columns_of
+from schemas.frames import Column, EstimateFrame, Frame, Gap, Identity, ValidatedFrame, columns_of
 from schemas.records import Alert, Rejected, TwinState, Variable, Window
 from schemas.states import StageState
 from schemas.weight import UNWEIGHED_BYTES, Absurd, Walk
@@ -98,6 +98,27 @@ def decode_as(data: bytes, expected: type[T]) -> T:
     return record
 
 
+def identity_of(data: bytes, expected: type[Frame | TwinState]) -> Identity:
+    """The identity of the frame or twin state in `data`, without building it: a third of the time of `decode_as`.
+
+    The whole body is walked over, so a record that is cut short or too long is found; what columns hold is not looked
+    at. Raises DecodeError.
+    """
+    version = version_of(data)
+    if version.name != expected.schema:
+        raise DecodeError(f"record is a {version.name}, allowed here is {expected.schema}")
+    body = io.BytesIO(data)
+    body.seek(HEADER_BYTES)
+    try:
+        plain: Any = fastavro.schemaless_reader(body, version.parsed, _identity_reader(version.parsed["name"]))
+        found = Identity(plain["asset"], plain["source"], plain["epoch"], plain["seq"])
+    except Exception as error:  # as in `decode`
+        raise DecodeError(f"{version.name} v{version.number}: body is cut short or damaged ({error!r})") from error
+    if body.tell() != len(data):
+        raise DecodeError(f"{version.name} v{version.number}: {len(data) - body.tell()} bytes after the end")
+    return found
+
+
 def version_of(data: bytes) -> Version:
     """Which schema wrote these bytes. Raises DecodeError where the header or the fingerprint is unknown."""
     if len(data) < HEADER_BYTES or data[:2] != MARKER:
@@ -134,6 +155,14 @@ def _by_fingerprint() -> dict[bytes, Version]:
 @cache
 def _written() -> dict[str, Version]:
     return {v.name: v for v in versions() if v.newest}
+
+
+@cache
+def _identity_reader(name: str) -> Any:
+    """A reader's schema that wants nothing but the identity of a record of this full name."""
+    kinds = {"asset": "string", "source": "string", "epoch": "long", "seq": "long"}
+    wanted = [{"name": field, "type": kind} for field, kind in kinds.items()]
+    return fastavro.parse_schema({"type": "record", "name": name, "fields": wanted})
 
 
 @cache

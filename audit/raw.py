@@ -1,0 +1,341 @@
+"""The topic of raw frames against the plant's journal. Pure: records come in, a tally comes out.
+
+A frame counts where it appears first; the same bytes again are a repetition, which at-least-once allows, other bytes of
+the same identity are not. A reading counts where it appears first, too. What is not there is *told* where a gap frame
+of its asset (and tag) covers it, else it is missing.
+
+| fault | meaning |
+|---|---|
+| missing | a reading that was sent is not there, and no gap frame says so |
+| altered | it is there with another value (any bit), time, text, unit or (over OPC UA) status |
+| unsent | a reading of a time between the tag's first and last that nobody sent |
+| out_of_order | a reading stands before one of its tag and protocol that was sent earlier |
+| seq_holes | a frame is missing between two of its asset, source and epoch, or before the first |
+| seq_out_of_order | a frame stands behind its successor |
+| conflicting | a second frame of an identity has other bytes |
+| misplaced | a frame is in the wrong partition, or its key is not its asset |
+"""
+
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isnan, nan
+
+import numpy as np
+from numpy.typing import NDArray
+
+from audit.journal import Journal, Readings, Sent, TagName
+from audit.kafka import Record, home
+from audit.match import ORDINALS
+from audit.streams import HOLE_MAX, NOWHERE, Key, Stream, digest, key_of, named
+from audit.tally import Tally
+from schemas.codec import DecodeError, decode_as
+from schemas.frames import Frame
+
+FAULTS = (
+    "missing", "altered", "unsent", "out_of_order", "seq_holes", "seq_out_of_order", "conflicting", "misplaced",
+)  # fmt: skip
+FIGURES = (
+    "records", "frames", "repeated_frames", "unreadable", "readings", "repeated_readings", "told_missing",
+    "gap_frames", "heartbeats", "of_no_journal",
+)  # fmt: skip
+
+Content = tuple[int, int | str]  # time, bits of the value or the text
+
+
+@dataclass(slots=True)
+class Told:
+    """A hole that a gap frame tells of. `tags` empty: all of the asset's. `missing` counts the journal's readings
+    inside that are not in raw, `present` those that are; both ends are outside.
+    """
+
+    asset: str
+    source: str
+    tags: tuple[str, ...]
+    from_ns: int
+    to_ns: int
+    cause: str
+    lost: int | None
+    missing: int = 0
+    present: int = 0
+    readings: dict[str, int] = field(default_factory=dict)
+
+    def concerns(self, tag: str) -> bool:
+        """Whether readings of this tag may be missing."""
+        return not self.tags or tag in self.tags
+
+    def covers(self, sent: Sent) -> bool:
+        """Whether a reading belongs into the hole: by its own time, or by when it was sent."""
+        return self.from_ns < sent.time_ns < self.to_ns or self.from_ns < sent.sent_ns < self.to_ns
+
+
+class TagReadings:
+    """The readings of one tag in raw, in the order of the topic, as columns."""
+
+    def __init__(self) -> None:
+        self.time_ns, self.value, self.status, self.unit = array("q"), array("d"), array("I"), array("I")
+        self.texts: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.time_ns)
+
+    def contents(self) -> list[Content]:
+        """What each reading is recognised by."""
+        found: list[Content] = list(zip(self.time_ns, _bits(self.value), strict=True))
+        for at, text in self.texts.items():
+            found[at] = (self.time_ns[at], text)
+        return found
+
+
+class Raw:
+    """Takes in all records of the topic in order of their offsets, then `compare` with a journal."""
+
+    def __init__(self, partitions: int, topic: str, example_count: int = 10) -> None:
+        self.tally = Tally(FAULTS, FIGURES, example_count)
+        self.streams: dict[Key, Stream] = {}
+        self.unanswerable: set[tuple[Key, int]] = set()
+        self.refused: list[tuple[str, int, int]] = []  # positions that must be among the rejected records
+        self.told: list[Told] = []
+        self.last_offset: dict[str, int] = {}
+        self._partitions, self._topic = partitions, topic
+        self._tags: dict[TagName, TagReadings] = {}
+        self._units: dict[str, int] = {}
+        self._place = 0
+
+    def add(self, record: Record) -> None:
+        """Take in one record."""
+        self.tally.figure("records")
+        try:
+            frame = decode_as(record.value, Frame)
+        except DecodeError:
+            self.tally.figure("unreadable")
+            self.refused.append((self._topic, record.partition, record.offset))
+            return
+        key, seq = key_of(frame.identity), frame.seq
+        stream = self.streams.setdefault(key, Stream())
+        bytes_digest = digest(record.value)
+        if stream.seen(seq):
+            if stream.digest(seq) == bytes_digest:
+                self.tally.figure("repeated_frames")
+            else:
+                self.tally.fault("conflicting", f"{named(key, seq)} at {_at(record)}")
+            return
+        if seq > len(stream) + HOLE_MAX:
+            self.tally.fault("seq_holes", f"{named(key, seq)} at {_at(record)} after seq {len(stream) - 1}")
+            return
+        self._place += 1
+        self.tally.figure("frames")
+        if seq < len(stream):
+            self.tally.fault("seq_out_of_order", f"{named(key, seq)} at {_at(record)}, behind its successor")
+            self.unanswerable.add((key, seq))
+        stream.put(seq, bytes_digest, self._place)
+        if self._well_placed(record, frame):
+            if (key, seq) not in self.unanswerable:
+                self.last_offset[frame.asset] = record.offset
+        else:
+            self.unanswerable.add((key, seq))
+            self.refused.append((self._topic, record.partition, record.offset))
+        self._take(frame)
+
+    def compare(self, journal: Journal) -> dict[TagName, set[int]]:
+        """Judge everything that was taken in. Returns which readings of the journal are not in raw because they were
+        lost before it, as a gap frame tells.
+        """
+        self._judge_streams()
+        told: dict[TagName, set[int]] = {}
+        for name in sorted(journal.readings):
+            found = self._compare_tag(name, journal.readings[name], self._tags.pop(name, TagReadings()))
+            if found:
+                told[name] = found
+        self.tally.figure("of_no_journal", sum(map(len, self._tags.values())))
+        return told
+
+    def _well_placed(self, record: Record, frame: Frame) -> bool:
+        if record.key != frame.asset.encode():
+            self.tally.fault("misplaced", f"{named(key_of(frame.identity), frame.seq)}: key {record.key!r}")
+            return False
+        belongs = home(record.key, self._partitions)
+        if belongs != record.partition:
+            words = f"{named(key_of(frame.identity), frame.seq)} at {_at(record)}, belongs to partition {belongs}"
+            self.tally.fault("misplaced", words)
+            return False
+        return True
+
+    def _take(self, frame: Frame) -> None:
+        if frame.gap is not None:
+            self.tally.figure("gap_frames")
+            gap = frame.gap
+            self.told.append(Told(frame.asset, frame.source, frame.tags, gap.from_ns, gap.to_ns, gap.cause, gap.lost))
+        if frame.kind == "heartbeat":
+            self.tally.figure("heartbeats")
+        self.tally.figure("readings", len(frame))
+        for index in dict.fromkeys(frame.tag.tolist()):
+            rows = np.flatnonzero(frame.tag == index)
+            readings = self._tags.setdefault((frame.asset, frame.tags[index]), TagReadings())
+            start = len(readings)
+            if frame.texts:
+                texts = ((start + n, frame.texts.get(row)) for n, row in enumerate(rows.tolist()))
+                readings.texts |= {at: text for at, text in texts if text is not None}
+            unit = self._units.setdefault(frame.units[index], len(self._units))
+            readings.time_ns.frombytes(frame.source_time_ns[rows].tobytes())
+            readings.value.frombytes(frame.value[rows].tobytes())
+            readings.status.extend(frame.status[rows].tolist())
+            readings.unit.extend([unit] * len(rows))
+
+    def _judge_streams(self) -> None:
+        for key, stream in self.streams.items():
+            for seq in stream.unseen():
+                self.tally.fault("seq_holes", f"{named(key, seq)} is not there, a later one is")
+
+    def _compare_tag(self, name: TagName, sent: Readings, raw: TagReadings) -> set[int]:
+        contents = raw.contents()
+        first: dict[Content, int] = {}
+        for at, content in enumerate(contents):
+            first.setdefault(content, at)
+        for at in raw.texts:  # a reading that was sent without a word may come with one: null, NaN
+            first.setdefault((raw.time_ns[at], NO_NUMBER), at)
+        wanted = _contents(sent)
+        places = [first.get(content, NOWHERE) for content in wanted]
+        self._judge_order(name, sent, wanted, places)
+        known = set(places)
+        known_contents = {contents[at] for at in known if at != NOWHERE}
+        strangers = [at for at, content in enumerate(contents) if content not in known_contents]
+        repeated = len(contents) - len(strangers) - len(known - {NOWHERE})
+        self.tally.figure("repeated_readings", repeated)
+        self._judge_words(name, sent, raw, places)
+        lost = [index for index, place in enumerate(places) if place == NOWHERE]
+        told = self._judge_lost(name, sent, raw, lost, strangers)
+        self._count_told(name, sent, told, places)
+        return told
+
+    def _judge_order(self, name: TagName, sent: Readings, wanted: Sequence[Content], places: Sequence[int]) -> None:
+        last: dict[str, int] = {}
+        again = set()
+        for index, place in enumerate(places):
+            if place == NOWHERE or wanted[index] in again:
+                continue
+            again.add(wanted[index])
+            protocol = sent.protocol(index)
+            if place < last.get(protocol, -1):
+                self.tally.fault("out_of_order", f"{_tag(name)} at {sent.time_ns[index]}")
+            else:
+                last[protocol] = place
+
+    def _judge_words(self, name: TagName, sent: Readings, raw: TagReadings, places: Sequence[int]) -> None:
+        """Unit, and over OPC UA the status, of readings that are there."""
+        units = {code: unit for unit, code in self._units.items()}
+        for index, place in enumerate(places):
+            if place == NOWHERE:
+                continue
+            unit = units[raw.unit[place]]
+            if unit != sent.unit(index):
+                words = f"unit {sent.unit(index)!r} became {unit!r}"
+            elif sent.protocol(index) == "opcua" and raw.status[place] != sent.status[index]:
+                words = f"status {sent.status[index]:#010x} became {raw.status[place]:#010x}"
+            else:
+                continue
+            self.tally.fault("altered", f"{_tag(name)} at {sent.time_ns[index]}: {words}")
+
+    def _judge_lost(
+        self, name: TagName, sent: Readings, raw: TagReadings, lost: Sequence[int], strangers: Sequence[int]
+    ) -> set[int]:
+        """Say of each reading that is not there what became of it; returns those that a gap frame tells of."""
+        free = dict.fromkeys(strangers)
+        remaining = []
+        by_time: dict[int, list[int]] = {}
+        for at in strangers:
+            by_time.setdefault(raw.time_ns[at], []).append(at)
+        for index in lost:
+            same_time = by_time.get(sent.time_ns[index])
+            if same_time:
+                at = same_time.pop(0)
+                del free[at]
+                words = f"{_shown(sent.value[index], sent.texts.get(index))} became {_raw_shown(raw, at)}"
+                self.tally.fault("altered", f"{_tag(name)} at {sent.time_ns[index]}: {words}")
+            else:
+                remaining.append(index)
+        by_value: dict[int | str, list[int]] = {}
+        contents = raw.contents() if free else []
+        for at in free:
+            by_value.setdefault(contents[at][1], []).append(at)
+        told = set()
+        holes = [hole for hole in self.told if hole.asset == name[0] and hole.concerns(name[1])]
+        wanted = _contents(sent) if remaining else []
+        for index in remaining:
+            same_value = by_value.get(wanted[index][1])
+            if same_value:
+                at = same_value.pop(0)
+                del free[at]
+                words = f"time {sent.time_ns[index]} became {raw.time_ns[at]}"
+                self.tally.fault("altered", f"{_tag(name)} at {sent.time_ns[index]}: {words}")
+            elif any(hole.covers(sent[index]) for hole in holes):
+                self.tally.figure("told_missing")
+                told.add(index)
+            else:
+                words = _shown(sent.value[index], sent.texts.get(index))
+                self.tally.fault("missing", f"{_tag(name)} at {sent.time_ns[index]}: {words}")
+        self._judge_strangers(name, sent, raw, list(free))
+        return told
+
+    def _judge_strangers(self, name: TagName, sent: Readings, raw: TagReadings, strangers: Sequence[int]) -> None:
+        """What nobody sent counts within the time of the journal; outside it is of another run."""
+        begin, end = min(sent.time_ns), max(sent.time_ns) + ORDINALS
+        for at in strangers:
+            if begin <= raw.time_ns[at] <= end:
+                self.tally.fault("unsent", f"{_tag(name)} at {raw.time_ns[at]}: {_raw_shown(raw, at)}")
+            else:
+                self.tally.figure("of_no_journal")
+
+    def _count_told(self, name: TagName, sent: Readings, told: set[int], places: Sequence[int]) -> None:
+        times = np.array(sent.time_ns, np.int64)
+        there = np.array(places, np.int64) != NOWHERE
+        for hole in self.told:
+            if hole.asset != name[0] or not hole.concerns(name[1]):
+                continue
+            missing = sum(hole.covers(sent[index]) for index in told)
+            hole.missing += missing
+            if missing:
+                hole.readings[name[1]] = missing
+            hole.present += int(np.count_nonzero(there & (times > hole.from_ns) & (times < hole.to_ns)))
+
+
+NO_NUMBER = int(np.array([nan]).view(np.int64)[0])
+
+
+def _bits(values: array[float]) -> list[int]:
+    """The bits of every value; all that are no number alike."""
+    numbers: NDArray[np.float64] = np.array(values, np.float64)
+    bits = numbers.view(np.int64)
+    bits[np.isnan(numbers)] = NO_NUMBER
+    found: list[int] = bits.tolist()
+    return found
+
+
+def _contents(sent: Readings) -> list[Content]:
+    found: list[Content] = list(zip(sent.time_ns, _bits(sent.value), strict=True))
+    for at, text in sent.texts.items():
+        found[at] = (sent.time_ns[at], text)
+    return found
+
+
+def told_as_dict(told: Sequence[Told]) -> list[Mapping[str, object]]:
+    """The holes for JSON."""
+    return [{name: getattr(hole, name) for name in Told.__slots__} for hole in told]
+
+
+def _at(record: Record) -> str:
+    return f"{record.partition}/{record.offset}"
+
+
+def _tag(name: TagName) -> str:
+    return "/".join(name)
+
+
+def _raw_shown(raw: TagReadings, at: int) -> str:
+    return _shown(raw.value[at], raw.texts.get(at))
+
+
+def _shown(value: float, text: str | None) -> str:
+    if text is not None:
+        return f"text {text[:80]!r}"
+    return "no number" if isnan(value) else f"value {value!r} ({value.hex()})"
