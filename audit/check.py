@@ -207,9 +207,7 @@ def _when_changed(cluster: Cluster, spans: Spans, patience_s: float) -> Spans | 
 
 def _same_raw(spans: Mapping[int, Span], expected: Expected) -> None:
     if dict(spans) != expected.raw:
-        raise ExpectedError(
-            f"raw has the offsets {dict(spans)}, expected are outputs of {expected.raw}: fold again"
-        )
+        raise ExpectedError(f"raw has the offsets {dict(spans)}, expected are outputs of {expected.raw}: fold again")
 
 
 def _without(journal: Journal, told: Mapping[TagName, set[int]]) -> Journal:

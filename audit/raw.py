@@ -94,12 +94,13 @@ class Raw:
         self.tally = Tally(FAULTS, FIGURES, example_count)
         self.streams: dict[Key, Stream] = {}
         self.unanswerable: set[tuple[Key, int]] = set()
-        self.refused: list[tuple[str, int, int]] = []  # positions that must be among the rejected records
+        self.refused: dict[tuple[str, int, int], bytes] = {}  # position → key of what must be among the rejected
         self.told: list[Told] = []
         self.last_offset: dict[str, int] = {}
         self._partitions, self._topic = partitions, topic
         self._tags: dict[TagName, TagReadings] = {}
         self._units: dict[str, int] = {}
+        self._last_seq: dict[Key, int] = {}
         self._place = 0
 
     def add(self, record: Record) -> None:
@@ -109,7 +110,7 @@ class Raw:
             frame = decode_as(record.value, Frame)
         except DecodeError:
             self.tally.figure("unreadable")
-            self.refused.append((self._topic, record.partition, record.offset))
+            self.refused[self._topic, record.partition, record.offset] = record.key
             return
         key, seq = key_of(frame.identity), frame.seq
         stream = self.streams.setdefault(key, Stream())
@@ -125,16 +126,16 @@ class Raw:
             return
         self._place += 1
         self.tally.figure("frames")
-        if seq < len(stream):
+        stream.put(seq, bytes_digest, self._place)
+        if not self._well_placed(record, frame):
+            self.unanswerable.add((key, seq))
+            self.refused[self._topic, record.partition, record.offset] = record.key
+        elif seq < self._last_seq.get(key, -1):
             self.tally.fault("seq_out_of_order", f"{named(key, seq)} at {_at(record)}, behind its successor")
             self.unanswerable.add((key, seq))
-        stream.put(seq, bytes_digest, self._place)
-        if self._well_placed(record, frame):
-            if (key, seq) not in self.unanswerable:
-                self.last_offset[frame.asset] = record.offset
         else:
-            self.unanswerable.add((key, seq))
-            self.refused.append((self._topic, record.partition, record.offset))
+            self._last_seq[key] = seq
+            self.last_offset[frame.asset] = record.offset
         self._take(frame)
 
     def compare(self, journal: Journal) -> dict[TagName, set[int]]:
@@ -302,7 +303,7 @@ class Raw:
 NO_NUMBER = int(np.array([nan]).view(np.int64)[0])
 
 
-def _bits(values: array[float]) -> list[int]:
+def _bits(values: "array[float]") -> list[int]:
     """The bits of every value; all that are no number alike."""
     numbers: NDArray[np.float64] = np.array(values, np.float64)
     bits = numbers.view(np.int64)

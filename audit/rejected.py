@@ -7,7 +7,7 @@
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from audit.journal import payload_digest
 from audit.kafka import Record
@@ -38,7 +38,7 @@ class Refused:
         try:
             found = decode_as(record.value, Rejected)
         except DecodeError as error:
-            self.tally.fault("unreadable", f"{record.partition}/{record.offset}: {error}")
+            self.tally.fault("unreadable", f"{record.partition}/{record.offset}, key {record.key!r}: {error}")
             return
         reasons = self.reasons.setdefault(found.stage, {})
         reason = reason_class(found.reason)
@@ -49,11 +49,12 @@ class Refused:
             self._places.add((found.topic, found.partition, found.offset))
         self._payloads.add(payload_digest(found.payload))
 
-    def judge(self, places: Iterable[tuple[str, int, int]], garbage: Mapping[bytes, str]) -> None:
+    def judge(self, places: Mapping[tuple[str, int, int], bytes], garbage: Mapping[bytes, str]) -> None:
         """Look for records by their position, and for garbage by its bytes."""
-        for topic, partition, offset in places:
-            if (topic, partition, offset) not in self._places:
-                self.tally.fault("missing", f"{topic} {partition}/{offset}")
+        for place, key in places.items():
+            if place not in self._places:
+                topic, partition, offset = place
+                self.tally.fault("missing", f"{topic} {partition}/{offset}, key {key!r}")
         for digest, words in garbage.items():
             if digest not in self._payloads:
                 self.tally.fault("missing", f"garbage sent to {words}")

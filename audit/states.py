@@ -50,7 +50,9 @@ class States:
         """Take in one row."""
         self.tally.figure("records")
         if len(record.value) < _POSITION.size:
-            self.tally.fault("unreadable", f"{record.partition}/{record.offset}: {len(record.value)} bytes")
+            self.tally.fault(
+                "unreadable", f"{record.key!r} at {record.partition}/{record.offset}: {len(record.value)} bytes"
+            )
             return
         if home(record.key, self._partitions) != record.partition:
             self.tally.fault("misplaced", f"{record.key!r} at {record.partition}/{record.offset}")

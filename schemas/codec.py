@@ -66,22 +66,7 @@ def encode(record: Record) -> bytes:
 def decode(data: bytes) -> Record:
     """The record in `data`, of whichever schema its fingerprint names. Raises DecodeError."""
     version = version_of(data)
-    if len(data) > UNWEIGHED_BYTES:
-        try:
-            Walk(data, HEADER_BYTES).over(version.parsed)
-        except Absurd as error:
-            raise DecodeError(f"{version.name} v{version.number}: {error}") from error
-    body = io.BytesIO(data)
-    body.seek(HEADER_BYTES)
-    reader = None if version.newest else _written()[version.name].parsed
-    try:
-        plain: Any = fastavro.schemaless_reader(body, version.parsed, reader)
-    except Exception as error:  # fastavro raises whatever its parser stumbles over
-        raise DecodeError(f"{version.name} v{version.number}: body is cut short or damaged ({error!r})") from error
-    if body.tell() != len(data):
-        raise DecodeError(
-            f"{version.name} v{version.number}: {len(data) - body.tell()} bytes after the end, allowed is 0"
-        )
+    plain = _body(data, version, None if version.newest else _written()[version.name].parsed)
     try:
         return cast(Record, _FROM_AVRO[version.name](plain))
     except DecodeError:
@@ -107,16 +92,27 @@ def identity_of(data: bytes, expected: type[Frame | TwinState]) -> Identity:
     version = version_of(data)
     if version.name != expected.schema:
         raise DecodeError(f"record is a {version.name}, allowed here is {expected.schema}")
+    return Identity(**_body(data, version, _identity_reader(version.parsed["name"])))
+
+
+def _body(data: bytes, version: Version, reader: Any) -> Any:
+    """What the reader's schema (None: the writer's) makes of the bytes after the header. Raises DecodeError."""
+    if len(data) > UNWEIGHED_BYTES:
+        try:
+            Walk(data, HEADER_BYTES).over(version.parsed)
+        except Absurd as error:
+            raise DecodeError(f"{version.name} v{version.number}: {error}") from error
     body = io.BytesIO(data)
     body.seek(HEADER_BYTES)
     try:
-        plain: Any = fastavro.schemaless_reader(body, version.parsed, _identity_reader(version.parsed["name"]))
-        found = Identity(plain["asset"], plain["source"], plain["epoch"], plain["seq"])
-    except Exception as error:  # as in `decode`
+        plain: Any = fastavro.schemaless_reader(body, version.parsed, reader)
+    except Exception as error:  # fastavro raises whatever its parser stumbles over
         raise DecodeError(f"{version.name} v{version.number}: body is cut short or damaged ({error!r})") from error
     if body.tell() != len(data):
-        raise DecodeError(f"{version.name} v{version.number}: {len(data) - body.tell()} bytes after the end")
-    return found
+        raise DecodeError(
+            f"{version.name} v{version.number}: {len(data) - body.tell()} bytes after the end, allowed is 0"
+        )
+    return plain
 
 
 def version_of(data: bytes) -> Version:
