@@ -16,7 +16,6 @@ from confluent_kafka import Producer
 
 from agents.influx_writer import InfluxWriter
 from agents.line_protocol import reading_lines
-from agents.outbox import home_partition
 from agents.settings import kernel_settings
 from audit.check import Report, check
 from audit.expected import load
@@ -25,6 +24,7 @@ from audit.store import Database
 from kernels.stages import STAGES
 from runtime.config import Influxdb, Kafka, Plant
 from runtime.kafka import client_settings, create_topics
+from runtime.partitions import home_partition
 from schemas.codec import decode_as, encode
 from schemas.frames import EstimateFrame, Frame, Gap, columns_of, empty_columns
 from schemas.records import Rejected

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from agents.outbox import home_partition
 from audit.check import Report
 from audit.kafka import home
+from runtime.partitions import home_partition
 from schemas.codec import decode_as, encode
 from schemas.frames import EstimateFrame, ValidatedFrame
 from schemas.records import Rejected

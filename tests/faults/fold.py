@@ -19,12 +19,12 @@ from typing import Any
 import orjson
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
-from agents.outbox import home_partition
 from agents.settings import kernel_settings
 from kernels.stages import STAGES
 from runtime.config import Plant
 from runtime.kafka import client_settings
 from runtime.load import load
+from runtime.partitions import home_partition
 from schemas.codec import DecodeError, decode, decode_as, encode
 from schemas.frames import Frame
 from schemas.states import StageState
