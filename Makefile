@@ -35,6 +35,12 @@ faults: services ## strike every row of the table of faults; SEEDS=1,2,3 JOBS=2 
 fault: services ## one row of it: ROW=3 SEED=7 (SHORT=1: as in `make test`)
 	.venv/bin/python -m tests.faults --row $(ROW) --seed $(or $(SEED),1) --out fault.json $(if $(SHORT),--short)
 
+fuzz: setup ## fuzz both decoders, guided by coverage; MINUTES=10 each
+	@.venv/bin/python -c 'import atheris' 2>/dev/null || .venv/bin/pip install --quiet \
+		--disable-pip-version-check --require-hashes --no-deps -r tests/fuzz/requirements.lock
+	.venv/bin/python -m tests.fuzz.payload --minutes $(or $(MINUTES),10)
+	.venv/bin/python -m tests.fuzz.frame --minutes $(or $(MINUTES),10)
+
 demo: services ## the main job, live; SECONDS=60 REPORT=demo.json stops, audits and reports
 	$(TWIN) demo $(if $(SECONDS),--seconds $(SECONDS)) $(if $(REPORT),--report $(REPORT))
 
@@ -52,6 +58,6 @@ lock: setup ## renew requirements.lock from pyproject.toml
 		--no-emit-find-links --extra dev --quiet pyproject.toml --output-file requirements.lock
 
 clean: ## remove what setup and tests made in this folder
-	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz *.egg-info
 
-.PHONY: help setup services check test faults fault demo up status down lock clean
+.PHONY: help setup services check test faults fault fuzz demo up status down lock clean

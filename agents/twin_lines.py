@@ -36,8 +36,8 @@ def state_line(state: TwinState) -> str:
     """One point of `reactor_twin`. Raises UnstorableError."""
     horizon = f"{state.horizon_s:g}s"
     numbers: dict[str, float | None] = {
-        **{_of_model(name, state): value for name, value in state.model_states.items()},
-        **{with_horizon(name, horizon): value for name, value in state.prediction.items()},
+        **{field_key(_of_model(name, state)): value for name, value in state.model_states.items()},
+        **{field_key(with_horizon(name, horizon)): value for name, value in state.prediction.items()},
         "horizon_s": state.horizon_s,
         "newest_age_s": state.newest_age_s,
         "coverage": state.coverage,

@@ -286,7 +286,7 @@ def _remembered(memory: Memory, frame: EstimateFrame, row: I64, moves: Moves, af
         index = moves.index[newest]
         memory.event[TIME] = moves.time_ns[newest]
         memory.event[CLOCK_THEN] = after[index]
-        memory.event[DELAY] = max(0, int(frame.arrival_time_ns[index]) - int(frame.source_time_ns[index]))
+        memory.event[DELAY] = max(0, int(frame.arrival_time_ns[index]) - int(moves.time_ns[newest]))
 
 
 STAGE: Stage[EstimateFrame, TwinState, TwinParams] = Stage("twin", initial, step)

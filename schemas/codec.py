@@ -199,6 +199,14 @@ def _column(name: str, data: bytes, dtype: np.dtype[Any]) -> Column:
     return np.frombuffer(data, dtype)
 
 
+@cache
+def _element_type(name: str, text: str) -> np.dtype[Any]:
+    """The element type of a state's column; numpy would take (and stumble over) far more than what states hold."""
+    if not re.fullmatch(r"[<|]([biuf][1248]|U[1-9]\d{0,3})", text, re.ASCII):
+        raise DecodeError(f"column {name}: element type {text[:40]!r}, allowed are numbers, booleans and texts")
+    return np.dtype(text)
+
+
 def _state_to_avro(state: StageState) -> dict[str, Any]:
     return {
         "stage": state.stage,
@@ -214,7 +222,8 @@ def _state_to_avro(state: StageState) -> dict[str, Any]:
 
 def _state_from_avro(plain: dict[str, Any]) -> StageState:
     columns = {
-        c["name"]: _column(c["name"], c["data"], np.dtype(c["dtype"])).reshape(c["shape"]) for c in plain["columns"]
+        c["name"]: _column(c["name"], c["data"], _element_type(c["name"], c["dtype"])).reshape(c["shape"])
+        for c in plain["columns"]
     }
     return StageState(
         stage=plain["stage"],
