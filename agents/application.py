@@ -105,17 +105,17 @@ def state_table(app: Application, plant: Plant, changelog: Topic) -> Any:
 
 def credentials(kafka: Kafka) -> Any:
     """Faust's form of the security settings; None for an open listener."""
-    context = _ssl_context(kafka) if kafka.security.endswith("SSL") else None
-    if kafka.security.startswith("SASL"):
+    context = _ssl_context(kafka) if kafka.protocol.endswith("SSL") else None
+    if kafka.protocol.startswith("SASL"):
         return faust.SASLCredentials(
-            username=kafka.username, password=kafka.password, mechanism=kafka.sasl_mechanism, ssl_context=context
+            username=kafka.user, password=kafka.password, mechanism=kafka.sasl_mechanism, ssl_context=context
         )
     return None if context is None else faust.SSLCredentials(context)
 
 
 def _ssl_context(kafka: Kafka) -> ssl.SSLContext:
     context: ssl.SSLContext = create_ssl_context(
-        cafile=kafka.ca_file and str(kafka.ca_file),
+        cafile=kafka.ca and str(kafka.ca),
         certfile=kafka.certificate_file and str(kafka.certificate_file),
         keyfile=kafka.key_file and str(kafka.key_file),
     )

@@ -59,9 +59,12 @@ class Recovered(NamedTuple):
     read: int
 
 
-def recover(kafka: Kafka, topic: str, partitions: Iterable[int], beat: Callable[[int], None]) -> Recovered:
+def recover(
+    kafka: Kafka, topic: str, partitions: Iterable[int], beat: Callable[[int], None], group: str = "unused"
+) -> Recovered:
     """Read partitions of a changelog from beginning to end. Blocks; retries while Kafka does not answer.
 
+    The client wants a group that its user may name, though nothing is ever committed.
     `beat(rows read)` is called now and then. Raises UnreadableRow; a partition is complete only when the client says
     so, which it also does where the last offset is no record (a compacted or a control one).
     """
@@ -70,7 +73,7 @@ def recover(kafka: Kafka, topic: str, partitions: Iterable[int], beat: Callable[
     partition_of: dict[bytes, int] = {}
     overtaken: set[bytes] = set()
     read = 0
-    consumer = Consumer(_settings(kafka))
+    consumer = Consumer(_settings(kafka, group))
     try:
         consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in waiting])
         while waiting:
@@ -109,10 +112,10 @@ def _report(error: KafkaError, topic: str) -> None:
     RETRIES.labels(dependency="kafka").inc()
 
 
-def _settings(kafka: Kafka) -> dict[str, object]:
+def _settings(kafka: Kafka, group: str) -> dict[str, object]:
     return {
         **client_settings(kafka),
-        "group.id": "unused",  # the client wants one; nothing is ever committed
+        "group.id": group,
         "enable.auto.commit": False,
         "enable.partition.eof": True,
         "auto.offset.reset": "error",

@@ -17,7 +17,7 @@ from agents.reader import Reader
 from runtime.config import Kafka, Plant
 from runtime.exit_codes import BAD_CONFIGURATION, OK
 from runtime.health import HEALTH, times
-from runtime.kafka import TopicMismatch, client_settings, create_topics
+from runtime.kafka import TopicMismatch, TopicsMissing, client_settings, create_topics, topics_of
 from runtime.metrics import LAST_COMMIT_TIME, LAST_READING_TIME, LOST_FRAMES, RETRIES, STANDSTILL
 from runtime.probes import serve
 from runtime.watchdog import Watchdog, leave
@@ -86,7 +86,7 @@ class Process:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ending.set)
         try:
-            if not await _topics_exist(self.plant.kafka, self._ending):
+            if not await _topics_exist(self.plant.kafka, topics_of(self.name), self._ending):
                 return OK
         except TopicMismatch as error:
             log.critical("%s", error)
@@ -237,7 +237,7 @@ class Process:
 
     def _is_stuck(self) -> str | None:
         """Asked by the watchdog's thread when nothing has changed for long: is there anything to do?"""
-        ends = _log_ends(self.plant.kafka, self.ownership.expected)
+        ends = _log_ends(self.plant.kafka, app_id(self.name, self.plant.kafka.prefix), self.ownership.expected)
         if ends is None:
             return None  # Kafka does not answer; whoever waits for it is not stuck
         if not self.ownership.assigned:
@@ -251,9 +251,9 @@ def _clock(ago_s: float) -> str:
     return time.strftime("%H:%M:%SZ", time.gmtime(time.time() - ago_s))
 
 
-def _log_ends(kafka: Kafka, tps: Mapping[Partition, int]) -> dict[Partition, int] | None:
+def _log_ends(kafka: Kafka, group: str, tps: Mapping[Partition, int]) -> dict[Partition, int] | None:
     """Where the partitions end, asked past everything of Faust's; None where Kafka does not answer."""
-    client = Consumer({**client_settings(kafka), "group.id": "unused"})
+    client = Consumer({**client_settings(kafka), "group.id": group})
     try:
         client.list_topics(timeout=5)
         return {tp: client.get_watermark_offsets(TopicPartition(*tp), timeout=5)[1] for tp in tps}
@@ -263,13 +263,16 @@ def _log_ends(kafka: Kafka, tps: Mapping[Partition, int]) -> dict[Partition, int
         client.close()
 
 
-async def _topics_exist(kafka: Kafka, ending: asyncio.Event) -> bool:
-    """Wait for Kafka and for our topics, as long as it takes. False: the process was told to end meanwhile."""
+async def _topics_exist(kafka: Kafka, topics: tuple[Topic, ...], ending: asyncio.Event) -> bool:
+    """Wait for Kafka and for our topics, as long as it takes. False: the process was told to end meanwhile.
+
+    Where this user may create topics, as everybody may on an open Kafka, what is missing is made.
+    """
     delay_s = 0.2
     while not ending.is_set():
         try:
-            await asyncio.to_thread(create_topics, kafka)
-        except KafkaException as error:
+            await asyncio.to_thread(create_topics, kafka, topics)
+        except (KafkaException, TopicsMissing) as error:
             log.warning("Kafka at %s: %s; trying again", kafka.address, error)
             RETRIES.labels(dependency="kafka").inc()
             with contextlib.suppress(TimeoutError):

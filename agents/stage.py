@@ -21,7 +21,7 @@ from runtime.config import Plant
 from runtime.exit_codes import FAILED
 from runtime.watchdog import leave
 from schemas.codec import DecodeError
-from schemas.topics import CHANGELOGS, Topic
+from schemas.topics import CHANGELOGS, Topic, app_id
 
 __all__ = ["Handle", "Received", "alert", "heartbeat", "reject", "run_stage", "run_tableless"]
 
@@ -115,7 +115,9 @@ class StageWorker:
         kafka, topic = self._plant.kafka, self._changelog.full_name(self._plant.kafka.prefix)
         source = self._source.full_name(kafka.prefix)
         try:
-            found = await asyncio.to_thread(recover, kafka, topic, [tp.partition for tp in positions], self._beat)
+            group = app_id(self._stage.name, kafka.prefix)
+            partitions = [tp.partition for tp in positions]
+            found = await asyncio.to_thread(recover, kafka, topic, partitions, self._beat, group)
             rows = {key.decode(): unpack(row) for key, row in found.rows.items()}
         except (UnreadableRow, DecodeError, UnicodeDecodeError) as error:
             leave(f"changelog {topic} cannot be read: {error}. A state is lost; see docs/decisions/0003", FAILED)

@@ -16,6 +16,6 @@ def agent(
     config: ConfigOption = None,
 ) -> None:
     """Run one stage of the stream: validation, estimation, twin or sink."""
-    plant = configuration(config)
+    plant = configuration(config, stage)
     logs.configure(stage)
     raise typer.Exit(import_module(f"agents.{stage}").run(plant))

@@ -38,14 +38,19 @@ def config_path(path: Path | None) -> Path | None:
     return path or (default if default.exists() else None)
 
 
-def configuration(path: Path | None) -> Plant:
-    """The checked configuration; prints every problem and leaves with EX_CONFIG where there is one."""
+def configuration(path: Path | None, role: str | None = "viewer") -> Plant:
+    """The checked configuration with the secrets of `role`, a name in `runtime/acl.toml` (None: as whoever the
+    environment says).
+
+    Prints every problem and leaves with EX_CONFIG where there is one.
+    """
     try:
-        return load(config_path(path))
+        found = load(config_path(path))
     except ConfigurationError as error:
         for problem in error.problems:
             err.print(problem, style="red", markup=False, soft_wrap=True)
         raise typer.Exit(exit_codes.BAD_CONFIGURATION) from error
+    return found if role is None else found.as_role(role)
 
 
 @contextmanager

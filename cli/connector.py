@@ -15,7 +15,7 @@ IdOption = Annotated[str | None, typer.Option("--id", help="Which one; needed wh
 @app.command()
 def mqtt(config: ConfigOption = None, connector_id: IdOption = None) -> None:
     """MQTT to Kafka."""
-    plant = configuration(config)
+    plant = configuration(config, "connector.mqtt")
     chosen = _choose("mqtt", [m.id for m in plant.mqtt], connector_id)
     _begin(chosen)
     from connectors.mqtt import run
@@ -26,7 +26,7 @@ def mqtt(config: ConfigOption = None, connector_id: IdOption = None) -> None:
 @app.command()
 def opcua(config: ConfigOption = None, connector_id: IdOption = None) -> None:
     """OPC UA to Kafka."""
-    plant = configuration(config)
+    plant = configuration(config, "connector.opcua")
     chosen = _choose("opcua", [o.id for o in plant.opcua], connector_id)
     _begin(chosen)
     from connectors.opcua import run

@@ -17,6 +17,8 @@ COMMANDS = {
     "down": "cli.local:down",
     "env": "cli.local:env",
     "check": "cli.check:check",
+    "cert": "cli.cert:app",
+    "acl": "cli.acl:acl",
     "topics": "cli.topics:app",
     "tail": "cli.tail:tail",
     "query": "cli.query:app",

@@ -13,7 +13,7 @@ from cli.common import (
     out,
     use_environment_of,
 )
-from runtime.kafka import TopicMismatch, check_topics, create_topics
+from runtime.kafka import TopicMismatch, TopicsMissing, check_topics, create_topics
 from schemas.topics import DAY_MS, TOPICS
 
 app = typer.Typer(help="Make and show the topics.", no_args_is_help=True)
@@ -23,8 +23,8 @@ app = typer.Typer(help="Make and show the topics.", no_args_is_help=True)
 def create(config: ConfigOption = None, run_dir: RunDirOption = DEFAULT_RUN_DIR) -> None:
     """Create the topics that are missing; an error where one has another number of partitions."""
     use_environment_of(run_dir)
-    kafka = configuration(config).kafka
-    with one_line_errors(TopicMismatch, KafkaException):
+    kafka = configuration(config, "topics").kafka
+    with one_line_errors(TopicMismatch, TopicsMissing, KafkaException):
         made = create_topics(kafka)
     out.print(f"{len(made)} topics created, {len(TOPICS) - len(made)} were there ({kafka.address})", highlight=False)
 

@@ -11,12 +11,24 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    TypeAdapter,
+    field_validator,
+    model_validator,
+)
+
+from schemas.topics import user_id
 
 Span = tuple[float, float]
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Positive = Annotated[float, Field(gt=0)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 #: A limit that can be switched off: TOML has no null, so the file says "off".
 Limit = Annotated[Positive | None, BeforeValidator(lambda value: None if value == "off" else value)]
 
@@ -28,9 +40,10 @@ class Section(BaseModel):
 
 
 def secret(variable: str, file: Path | None) -> str | None:
-    """A secret from a file, else from an environment variable, else None. The value is never logged."""
-    if file is not None:
-        return file.read_text("utf-8").strip()
+    """A secret from a file, else from the file in VARIABLE_FILE, else from VARIABLE, else None. Never logged."""
+    named = file or os.environ.get(f"{variable}_FILE")
+    if named is not None:
+        return Path(named).read_text("utf-8").strip()
     return os.environ.get(variable)
 
 
@@ -46,11 +59,12 @@ class Kafka(Section):
     prefix: Id = "twin"
     partitions: int = Field(16, ge=1, le=1024)
     replication: int = Field(1, ge=1, le=9)
-    security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    security: Protocol | None = None  # None: KAFKA_SECURITY, else PLAINTEXT
     sasl_mechanism: Literal["SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"] = "SCRAM-SHA-512"
-    username: str | None = None
+    username: str | None = None  # else KAFKA_USERNAME: every process has its own, see `twin acl`
     password_file: Path | None = None  # else KAFKA_PASSWORD
-    ca_file: Path | None = None
+    passwords_dir: Path | None = None  # a password per user, as `twin acl` makes: every process takes its own
+    ca_file: Path | None = None  # else KAFKA_CA_FILE, else the system's
     certificate_file: Path | None = None
     key_file: Path | None = None
 
@@ -60,9 +74,46 @@ class Kafka(Section):
         return self.bootstrap or os.environ.get("KAFKA_BOOTSTRAP", "127.0.0.1:9092")
 
     @property
+    def protocol(self) -> Protocol:
+        """How clients connect."""
+        return self.security or TypeAdapter(Protocol).validate_python(os.environ.get("KAFKA_SECURITY", "PLAINTEXT"))
+
+    @property
+    def user(self) -> str | None:
+        """SASL user."""
+        return self.username or os.environ.get("KAFKA_USERNAME")
+
+    @property
     def password(self) -> str | None:
         """SASL password."""
         return secret("KAFKA_PASSWORD", self.password_file)
+
+    def as_role(self, role: str) -> Self:
+        """The same for one process: with `passwords_dir`, its user and password."""
+        if self.passwords_dir is None:
+            return self
+        user = user_id(role, self.prefix)
+        return self.model_copy(
+            update={"username": user, "password_file": self.passwords_dir / user, "passwords_dir": None}
+        )
+
+    @property
+    def ca(self) -> Path | None:
+        """Certificates of the authorities to trust; None: the system's."""
+        found = self.ca_file or os.environ.get("KAFKA_CA_FILE")
+        return None if found is None else Path(found)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.sasl_mechanism == "PLAIN" and self.security == "SASL_PLAINTEXT":
+            raise ValueError(
+                'sasl_mechanism = "PLAIN" with security = "SASL_PLAINTEXT" would send the password in clear'
+            )
+        if self.passwords_dir is not None and (self.username is not None or self.password_file is not None):
+            raise ValueError("passwords_dir: every process has its own user; leave username and password_file out")
+        if (self.username or self.passwords_dir) is not None and self.security in ("PLAINTEXT", "SSL"):
+            raise ValueError(f'a user with security = "{self.security}" would not be used; allowed is SASL_SSL')
+        return self
 
 
 class Influxdb(Section):
@@ -348,6 +399,10 @@ class Plant(Section):
 
     _tags: dict[tuple[str, str], Tag] = PrivateAttr(default_factory=dict)
     _assets: dict[str, Asset] = PrivateAttr(default_factory=dict)
+
+    def as_role(self, role: str) -> Self:
+        """The configuration of one process, by its name in the table of topics: with the secrets that are its own."""
+        return self.model_copy(update={"kafka": self.kafka.as_role(role)})
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

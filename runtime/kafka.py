@@ -1,41 +1,57 @@
 """Kafka's client settings from the configuration, and the topics of `schemas/topics.py` made and compared."""
 
+import time
+from collections.abc import Sequence
 from typing import Any
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from runtime.config import Kafka
-from schemas.topics import TOPICS
+from schemas.topics import TOPICS, Topic
+
+_NOT_ALLOWED = {"TOPIC_AUTHORIZATION_FAILED", "CLUSTER_AUTHORIZATION_FAILED"}
 
 
 class TopicMismatch(RuntimeError):
     """A topic exists with another number of partitions than the configuration says."""
 
 
+class TopicsMissing(RuntimeError):
+    """Topics are not there and may not be made by this user."""
+
+
 def client_settings(kafka: Kafka) -> dict[str, str | int]:
     """Settings that every confluent-kafka client shares: address and security."""
     settings: dict[str, Any] = {
         "bootstrap.servers": kafka.address,
-        "security.protocol": kafka.security,
-        "ssl.ca.location": kafka.ca_file and str(kafka.ca_file),
+        "security.protocol": kafka.protocol,
+        "ssl.ca.location": kafka.ca and str(kafka.ca),
         "ssl.certificate.location": kafka.certificate_file and str(kafka.certificate_file),
         "ssl.key.location": kafka.key_file and str(kafka.key_file),
     }
-    if kafka.security.startswith("SASL"):
+    if kafka.protocol.startswith("SASL"):
         settings |= {
             "sasl.mechanism": kafka.sasl_mechanism,
-            "sasl.username": kafka.username,
+            "sasl.username": kafka.user,
             "sasl.password": kafka.password,
         }
     return {name: value for name, value in settings.items() if value is not None}
 
 
-def create_topics(kafka: Kafka, timeout_s: float = 30.0) -> list[str]:
-    """Create what is missing of the table of topics and return the names made. Raises TopicMismatch, KafkaException."""
+def topics_of(role: str) -> tuple[Topic, ...]:
+    """The topics that a process writes or reads, by its name in the table of topics."""
+    return tuple(topic for topic in TOPICS if role in (*topic.writers, *topic.readers))
+
+
+def create_topics(kafka: Kafka, topics: Sequence[Topic] = TOPICS, timeout_s: float = 30.0) -> list[str]:
+    """Create what is missing of these topics and return the names made.
+
+    Raises TopicMismatch, TopicsMissing where this user may not create them, KafkaException.
+    """
     admin = AdminClient(client_settings(kafka))
     existing = check_topics(kafka, admin, timeout_s)
-    missing = [t for t in TOPICS if t.full_name(kafka.prefix) not in existing]
+    missing = [t for t in topics if t.full_name(kafka.prefix) not in existing]
     wanted = [
         NewTopic(
             t.full_name(kafka.prefix),
@@ -51,9 +67,26 @@ def create_topics(kafka: Kafka, timeout_s: float = 30.0) -> list[str]:
         try:
             created.result()
         except KafkaException as error:
-            if error.args[0].name() != "TOPIC_ALREADY_EXISTS":  # another process was faster
+            reason = error.args[0].name()
+            if reason in _NOT_ALLOWED:
+                names = ", ".join(t.full_name(kafka.prefix) for t in missing)
+                raise TopicsMissing(
+                    f"topics are missing, or this user has no right on them: {names}. User {kafka.user} may not create "
+                    "topics: `twin topics create` as a user who may, and `twin acl` shows who needs which rights"
+                ) from error
+            if reason != "TOPIC_ALREADY_EXISTS":
                 raise KafkaException(*error.args, f"while creating topic {name}") from error
+            _wait_for(name, kafka, admin, timeout_s)  # another process was faster; perhaps with other partitions
     return [t.full_name(kafka.prefix) for t in missing]
+
+
+def _wait_for(name: str, kafka: Kafka, admin: AdminClient, timeout_s: float) -> None:
+    """Until a topic that exists is in the broker's answers, and checked. Raises TopicMismatch, KafkaException."""
+    end_s = time.monotonic() + timeout_s
+    while name not in check_topics(kafka, admin, timeout_s):
+        if time.monotonic() > end_s:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"topic {name} exists but is not shown"))
+        time.sleep(0.05)
 
 
 def check_topics(kafka: Kafka, admin: AdminClient | None = None, timeout_s: float = 30.0) -> set[str]:

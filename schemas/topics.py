@@ -48,14 +48,20 @@ def app_id(stage: str, prefix: str = DEFAULT_PREFIX) -> str:
     return f"{prefix}-{stage}"
 
 
+def user_id(role: str, prefix: str = DEFAULT_PREFIX) -> str:
+    """Name of a process's user in Kafka, by its name in the table."""
+    return f"{prefix}-{role.replace('.', '-')}"
+
+
 _STAGES = ("validation", "estimation", "twin")
-_REJECTERS = ("connector.mqtt", "connector.opcua", *_STAGES, "sink")
+_CONNECTORS = ("connector.mqtt", "connector.opcua")
+_ALL = (*_CONNECTORS, *_STAGES, "sink")
 
 RAW = Topic(
     name="raw",
     record=Frame,
     retention_ms=7 * DAY_MS,
-    writers=("connector.mqtt", "connector.opcua"),
+    writers=_CONNECTORS,
     readers=("validation", "replay"),
 )
 VALIDATED = Topic(
@@ -73,10 +79,8 @@ ESTIMATES = Topic(
     readers=("twin", "sink"),
 )
 STATE = Topic(name="state", record=TwinState, retention_ms=3 * DAY_MS, writers=("twin",), readers=("sink", "page"))
-ALERTS = Topic(
-    name="alerts", record=Alert, retention_ms=30 * DAY_MS, writers=(*_STAGES, "sink"), readers=("sink", "page")
-)
-REJECTED = Topic(name="rejected", record=Rejected, retention_ms=30 * DAY_MS, writers=_REJECTERS, readers=("operator",))
+ALERTS = Topic(name="alerts", record=Alert, retention_ms=30 * DAY_MS, writers=_ALL, readers=("sink", "page"))
+REJECTED = Topic(name="rejected", record=Rejected, retention_ms=30 * DAY_MS, writers=_ALL, readers=("operator",))
 CHANGELOGS = tuple(
     Topic(name=stage, record=StageState, retention_ms=None, writers=(stage,), readers=(stage,)) for stage in _STAGES
 )

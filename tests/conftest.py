@@ -10,6 +10,7 @@ import pytest
 from services.influxdb import InfluxDB
 from services.mosquitto import Mosquitto
 from services.stack import Stack
+from tests.secured import SecuredKafka
 
 
 @pytest.fixture(scope="session")
@@ -47,3 +48,14 @@ def stack(_shared_stack: Stack) -> Stack:
     """All three services, with their addresses in `env` under the names of `twin env`."""
     _shared_stack.start("kafka", "influxdb", "mosquitto")
     return _shared_stack
+
+
+@pytest.fixture(scope="session")
+def secured_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
+    """A real Kafka with TLS, SCRAM users and an authorizer that denies what no rule allows."""
+    secured = SecuredKafka(tmp_path_factory.mktemp("secured"))
+    try:
+        secured.start()
+        yield secured
+    finally:
+        secured.kafka.stop()
