@@ -20,10 +20,14 @@ LAG_PERIOD_S = 0.1
 
 
 class Pulse:
-    """Follows the topic from where it ends now. Thread-safe; a broker that is away only makes the lag grow."""
+    """Follows the topic from where it ends now. Thread-safe; a broker that is away only makes the lag grow.
+
+    Assets in `ignored` count for nothing: those that a row makes itself and that do not send all the time.
+    """
 
     def __init__(self, kafka: Kafka) -> None:
         self._kafka = kafka
+        self.ignored: set[str] = set()
         self._newest_ns: dict[tuple[str, str], int] = {}
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="pulse", daemon=True)
@@ -84,6 +88,6 @@ class Pulse:
     def _take(self, value: bytes | None) -> None:
         with contextlib.suppress(DecodeError):
             state = decode(value or b"")
-            if isinstance(state, TwinState):
+            if isinstance(state, TwinState) and state.asset not in self.ignored:
                 key = (state.asset, state.source)
                 self._newest_ns[key] = max(self._newest_ns.get(key, 0), state.clock_ns)
