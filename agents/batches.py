@@ -9,6 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from agents.fold import FailPoint
 from agents.outbox import Receipts
 from agents.ownership import Partition, Positions
 from agents.process import Process
@@ -42,8 +43,14 @@ class Batches:
 
     running: "Batches | None" = None
 
-    def __init__(self, process: Process, handle: Handle, on_stop: Callable[[], Awaitable[None]] | None) -> None:
-        self._process, self._handle, self._on_stop = process, handle, on_stop
+    def __init__(
+        self,
+        process: Process,
+        handle: Handle,
+        on_stop: Callable[[], Awaitable[None]] | None,
+        fail_point: FailPoint,
+    ) -> None:
+        self._process, self._handle, self._on_stop, self._fail_point = process, handle, on_stop, fail_point
         prefix = process.plant.kafka.prefix
         self._batch_max = process.plant.sink.batch_frames
         self._topic_of = {topic.full_name(prefix): topic for topic in process.sources}
@@ -83,6 +90,7 @@ class Batches:
         """Commit what was handled."""
         handled, self._handled = self._handled, {}
         if handled:
+            self._fail_point("ack")
             await self._process.ownership.commit(handled)
 
     async def close(self) -> None:
@@ -116,6 +124,7 @@ class Batches:
         except Exception as error:
             log.exception("%s: handling a batch failed", self._process.name)
             leave(f"{self._process.name}: {error!r}")
+        self._fail_point("handled")
         self._batches += 1
         if term == self._term:
             for record in batch:

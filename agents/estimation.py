@@ -1,5 +1,6 @@
 """The estimation agent: validated frames to estimates."""
 
+from agents.fold import FailPoint, nothing
 from agents.settings import kernel_settings
 from agents.stage import run_stage
 from kernels.stages import STAGES
@@ -8,7 +9,7 @@ from runtime.config import Plant
 from schemas.topics import ESTIMATES, VALIDATED
 
 
-def run(plant: Plant) -> int:
+def run(plant: Plant, fail_point: FailPoint = nothing) -> int:
     """Estimate until SIGTERM or SIGINT; return the exit code."""
     settings = kernel_settings(plant)
     warm_up(settings)
@@ -19,4 +20,5 @@ def run(plant: Plant) -> int:
         source=VALIDATED,
         outputs=lambda frame: [(ESTIMATES, frame.asset.encode(), frame)],
         params=params_from(settings),
+        fail_point=fail_point,
     )

@@ -33,6 +33,7 @@ UTF8_BYTES_MAX = 4  # per character
 PAYLOAD_MAX_BYTES = 8 * 1024 * 1024  # of a rejected record: what is larger is named, not copied
 
 Outputs = Callable[[Any], Sequence[tuple[Topic, bytes, Record]]]
+FailPoint = Callable[[str], None]
 
 
 def nothing(_point: str) -> None:
@@ -82,7 +83,7 @@ class Fold:
         table: MutableMapping[bytes, bytes],
         commit: Callable[[dict[Partition, int]], Any],
         refuse_zombie: Callable[[], None],
-        fail_point: Callable[[str], None] = nothing,
+        fail_point: FailPoint = nothing,
     ) -> None:
         self._prefix, self._partitions = prefix, partitions
         self._stage, self._params, self._source, self._outputs = stage, params, source, outputs

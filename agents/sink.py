@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from agents import stage
+from agents.fold import FailPoint, nothing
 from agents.influx_writer import InfluxWriter, Unwanted
 from agents.line_protocol import UnstorableError, alert_line, frame_line, reading_lines, window_line
 from agents.stage import Received
@@ -47,10 +48,10 @@ Reject = Callable[[Rejected], Awaitable[None]]
 Warn = Callable[[Alert], Awaitable[None]]
 
 
-def run(plant: Plant) -> int:
+def run(plant: Plant, fail_point: FailPoint = nothing) -> int:
     """Store until SIGTERM or SIGINT; return the exit code."""
     sink = Sink(plant, reject=stage.reject, warn=stage.alert, heartbeat=stage.heartbeat)
-    return stage.run_tableless(plant, NAME, SOURCES, sink.handle, on_stop=sink.close)
+    return stage.run_tableless(plant, NAME, SOURCES, sink.handle, on_stop=sink.close, fail_point=fail_point)
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from typing import Any
 from agents.application import state_table
 from agents.batches import Batches, Handle, Received, alert, heartbeat, reject
 from agents.changelog import UnreadableRow, recover, unpack
-from agents.fold import Fold, Outputs, nothing
+from agents.fold import FailPoint, Fold, Outputs, nothing
 from agents.ownership import Partition, Positions
 from agents.process import Process
 from kernels.stage import Stage
@@ -35,7 +35,7 @@ def run_stage(
     source: Topic,
     outputs: Outputs,
     params: Any,
-    fail_point: Callable[[str], None] = nothing,
+    fail_point: FailPoint = nothing,
 ) -> int:
     """Fold `stage` over `source` until SIGTERM or SIGINT; return the exit code.
 
@@ -56,6 +56,7 @@ def run_tableless(
     handle: Handle,
     *,
     on_stop: Callable[[], Any] | None = None,
+    fail_point: FailPoint = nothing,
 ) -> int:
     """Hand records of `sources` to `handle` in batches of up to `plant.sink.batch_frames`, until
     SIGTERM or SIGINT; return the exit code.
@@ -64,8 +65,14 @@ def run_tableless(
     `handle` returned, never before; `handle` is called in the process's event loop and never twice at a time. It
     retries by itself, for ever, whatever it depends on, and calls `heartbeat()` while it does. An exception from it
     ends the process without acknowledging (exit code RESTART_ME). `on_stop` is awaited in the same loop at the end.
+    `fail_point(name)` is for tests: it is told "handled" when `handle` has returned, and "ack" right before the
+    acknowledgement.
     """
-    return Process(plant, name, tuple(sources), lambda process: Batches(process, handle, on_stop)).run()
+
+    def worker(process: Process) -> Batches:
+        return Batches(process, handle, on_stop, fail_point)
+
+    return Process(plant, name, tuple(sources), worker).run()
 
 
 class StageWorker:
@@ -79,7 +86,7 @@ class StageWorker:
         source: Topic,
         outputs: Outputs,
         params: Any,
-        fail_point: Callable[[str], None],
+        fail_point: FailPoint,
     ) -> None:
         self._process, self._plant, self._stage, self._source = process, process.plant, stage, source
         self._changelog = next(t for t in CHANGELOGS if t.name == stage.name)

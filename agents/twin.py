@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from agents.fold import FailPoint, nothing
 from agents.settings import kernel_settings
 from agents.stage import run_stage
 from kernels.stages import STAGES
@@ -12,12 +13,13 @@ from schemas.records import TwinState
 from schemas.topics import ALERTS, ESTIMATES, STATE, Topic
 
 
-def run(plant: Plant) -> int:
+def run(plant: Plant, fail_point: FailPoint = nothing) -> int:
     """Follow the assets until SIGTERM or SIGINT; return the exit code."""
     settings = kernel_settings(plant)
     warm_up(settings)
     stage, params_from = STAGES["twin"]
-    return run_stage(plant, stage, source=ESTIMATES, outputs=outputs, params=params_from(settings))
+    params = params_from(settings)
+    return run_stage(plant, stage, source=ESTIMATES, outputs=outputs, params=params, fail_point=fail_point)
 
 
 def outputs(state: TwinState) -> Sequence[tuple[Topic, bytes, Record]]:

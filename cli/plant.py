@@ -105,6 +105,9 @@ def load(
     seconds: SecondsOption = None,
     journal: JournalOption = None,
     seed: SeedOption = 1,
+    patience_s: Annotated[
+        float, typer.Option(min=0.0, help="So long an OPC UA value waits for room in a subscriber's queue.")
+    ] = 10.0,
 ) -> None:
     """Send many tags with cheap signals, to see what the system costs."""
     mqtt, url, certificates = _outlets(config, run_dir)
@@ -121,6 +124,7 @@ def load(
             seconds=seconds,
             journal=journal,
             seed=seed,
+            patience_s=patience_s,
         )
     _print(summary)
 

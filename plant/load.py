@@ -30,6 +30,7 @@ def run_load(
     seed: int = 1,
     subscribers_s: float = 30.0,
     linger_s: float = 5.0,
+    patience_s: float = 10.0,
     certificate_dir: Path | None = None,
     stop: threading.Event | None = None,
 ) -> Summary:
@@ -76,6 +77,7 @@ def run_load(
         journal=journal,
         subscribers_s=subscribers_s,
         linger_s=linger_s,
+        patience_s=patience_s,
         certificate_dir=certificate_dir,
         stop=stop or threading.Event(),
     )

@@ -21,10 +21,12 @@ def under_load(
     *,
     settings: Table | None = None,
     load: Load | None = DEFAULT_LOAD,
+    fail_points: bool = False,
     told: bool = False,
     proxies: tuple[Literal["influxdb", "kafka"], ...] = (),
 ) -> None:
-    """Run a row: `strike` while `load` flows through a system of its own. `told`: see `System.finish`.
+    """Run a row: `strike` while `load` flows through a system of its own. `told`: see `System.finish`;
+    `fail_points`: see `running`.
 
     `proxies`: the services that connectors and agents reach through a proxy only, which passes on until told otherwise.
     """
@@ -38,7 +40,15 @@ def under_load(
         if "influxdb" in proxies:
             influxdb_proxy = ends.enter_context(fault_proxy(stack.influxdb.url))
         system = ends.enter_context(
-            running(rig, stack, settings, load, influxdb_proxy=influxdb_proxy, kafka_proxy=kafka_proxy)
+            running(
+                rig,
+                stack,
+                settings,
+                load,
+                influxdb_proxy=influxdb_proxy,
+                kafka_proxy=kafka_proxy,
+                fail_points=fail_points,
+            )
         )
         strike(rig, system)
         system.finish(told=told)

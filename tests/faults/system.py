@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,9 @@ from runtime.load import load as load_configuration
 from schemas.codec import DecodeError, decode
 from schemas.topics import Topic
 from services import supervisor
-from services.processes import free_port
+from services.processes import free_port, spawn
 from services.rundir import RunDir
-from services.spec import ProcessState
+from services.spec import ProcessSpec, ProcessState
 from services.stack import Stack
 from tests.agents.fault_proxy import FaultProxy
 from tests.faults.proxy import TcpProxy
@@ -65,6 +65,29 @@ class Load:
 DEFAULT_LOAD = Load()
 
 
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One more worker of a stage, beside the supervised one and not under the supervisor."""
+
+    name: str
+    process: "subprocess.Popen[bytes]"
+    metrics_port: int
+
+    @property
+    def assigned(self) -> bool:
+        """Whether it has joined its group."""
+        return any(s.name == "twin_healthy" and s.value == 1 for s in supervisor._samples(self.metrics_port))
+
+    def stop(self) -> float:
+        """End it in its regular way; the seconds from the signal to its end."""
+        began = time.monotonic()
+        self.process.terminate()
+        code = self.process.wait(60)
+        took_s = time.monotonic() - began
+        assert code == 0, f"{self.name} ended with {code} after SIGTERM"
+        return took_s
+
+
 @dataclass(slots=True)
 class System:
     """A running system. `plant` is its configuration, `env` the addresses; a proxy is there where the row wants one."""
@@ -77,6 +100,7 @@ class System:
     env: Mapping[str, str]
     influxdb_proxy: FaultProxy | None = None
     kafka_proxy: TcpProxy | None = None
+    fail_points: bool = False
     journals: list[Path] = field(default_factory=list)
     _load: "subprocess.Popen[bytes] | None" = None
     _pulse: Pulse | None = None
@@ -136,6 +160,47 @@ class System:
         return self.rig.wait_for(
             lambda: all(self.state(name).ready for name in names), f"{', '.join(names)} ready", within_s
         )
+
+    def start_worker(self, stage: str, number: int) -> Worker:
+        """Start one more worker of a stage; it joins its group when it is ready."""
+        name, port = f"{stage}-{number}", free_port()
+        env = self._environment() | {"TWIN_METRICS_PORT": str(port), "PYTHONUNBUFFERED": "1"}
+        log = RunDir(self.run_dir).log(name)
+        process = spawn(twin_command("agent", stage), log=log, env=env, cwd=ROOT, death_signal=signal.SIGKILL)
+        return Worker(name, process, port)
+
+    @contextmanager
+    def worker(self, stage: str, number: int = 2, within_s: float = 60.0) -> Iterator[Worker]:
+        """One more worker of a stage for the block, from when it has joined its group."""
+        worker = self.start_worker(stage, number)
+        try:
+            self.rig.wait_for(lambda: worker.assigned, f"{worker.name} has joined", within_s)
+            yield worker
+            worker.stop()
+        finally:
+            if worker.process.poll() is None:
+                worker.process.kill()
+                worker.process.wait()
+
+    def fail_at(self, **points: str) -> float:
+        """Let stages die at fail points, `stage=point`, and see that they did. Needs `fail_points=True`.
+
+        Returns when (s since 1970) the last of them was seen dead.
+        """
+        pids = {stage: self.pid(stage) for stage in points}
+        files = {stage: fail_file(self.run_dir, stage) for stage in points}
+        for stage, point in points.items():
+            partial = files[stage].with_suffix(".new")
+            partial.write_text(point, "utf-8")
+            partial.replace(files[stage])
+        for stage, pid in pids.items():
+            self.rig.wait_for(lambda pid=pid: gone(pid), f"{stage} dies at {points[stage]!r}", 30)  # type: ignore[misc]
+            self.rig.require(not files[stage].exists(), f"{stage} died at the fail point {points[stage]!r}")
+        died_s = time.time()
+        for stage, pid in pids.items():
+            self.rig.wait_for(lambda stage=stage, pid=pid: self.state(stage).pid != pid, f"{stage} is missed", 30)  # type: ignore[misc]
+        self.rig.struck(len(points))
+        return died_s
 
     # -- what they say -----------------------------------------------------------------------------------------------
 
@@ -315,6 +380,18 @@ class System:
         return self.journals[-1].exists() and self.journals[-1].stat().st_size > 0
 
 
+def fail_file(run_dir: Path, stage: str) -> Path:
+    """Where a stage with fail points looks for what is wanted."""
+    return run_dir / f"fail-{stage}"
+
+
+def _with_fail_points(spec: ProcessSpec, run_dir: Path) -> ProcessSpec:
+    if spec.name not in STAGES:
+        return spec
+    argv = (sys.executable, "-m", "tests.faults.worker", spec.name)
+    return replace(spec, argv=argv, env={**spec.env, "FAIL_FILE": str(fail_file(run_dir, spec.name))})
+
+
 def gone(pid: int) -> bool:
     """Whether a process has ended; one that nobody has waited for yet has."""
     try:
@@ -332,10 +409,12 @@ def running(
     *,
     influxdb_proxy: FaultProxy | None = None,
     kafka_proxy: TcpProxy | None = None,
+    fail_points: bool = False,
 ) -> Iterator[System]:
     """A system on the services of `stack`, with the load flowing (None: none yet). Ended whatever happens.
 
-    Connectors and agents go through the proxies that are given; this process does not.
+    Connectors and agents go through the proxies that are given; this process does not. `fail_points`: agents run with
+    the fail points of `tests.faults.worker`, for `System.fail_at`.
     """
     run_dir = rig.folder / "run"
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -349,8 +428,11 @@ def running(
         env["KAFKA_BOOTSTRAP"] = kafka_proxy.address
     plant = load_configuration(config)
     try:
-        supervisor.up(config, run_dir, processes(plant, run_dir), env, init=(topics_command(),))
-        system = System(rig, stack, plant, config, run_dir, env, influxdb_proxy, kafka_proxy)
+        specs = processes(plant, run_dir)
+        if fail_points:
+            specs = [_with_fail_points(spec, run_dir) for spec in specs]
+        supervisor.up(config, run_dir, specs, env, init=(topics_command(),))
+        system = System(rig, stack, plant, config, run_dir, env, influxdb_proxy, kafka_proxy, fail_points)
         system._pulse = Pulse(plant.kafka)
         system._resources = Resources(system.pids)
         try:
