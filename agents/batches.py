@@ -147,7 +147,7 @@ class Batches:
 
 async def reject(rejected: Rejected) -> None:
     """Send to the topic of rejected records; returns when Kafka has it. Only inside a `Handle`."""
-    await _running().send(REJECTED_TOPIC, rejected)
+    await _running().send(REJECTED_TOPIC, rejected.fitting())
     REJECTED.inc()
 
 

@@ -20,7 +20,7 @@ from runtime.metrics import FRAMES, LAST_READING_TIME, LOST_FRAMES, READINGS, RE
 from runtime.partitions import home_partition
 from schemas.codec import DecodeError, Record, decode_as, encode
 from schemas.frames import Frame
-from schemas.records import Alert, Rejected
+from schemas.records import KEY_BYTES_MAX, OUTPUT_TOO_LARGE, Alert, Rejected
 from schemas.states import StageState
 from schemas.topics import ALERTS, MAX_RECORD_BYTES, Topic
 from schemas.topics import REJECTED as REJECTED_TOPIC
@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 ROWS_AT_ONCE = 50
 STATE_MAX_BYTES = MAX_RECORD_BYTES * 15 // 16  # the rest is for what surrounds the columns in a row
 UTF8_BYTES_MAX = 4  # per character
-PAYLOAD_MAX_BYTES = 8 * 1024 * 1024  # of a rejected record: what is larger is named, not copied
 
 Outputs = Callable[[Any], Sequence[tuple[Topic, bytes, Record]]]
 FailPoint = Callable[[str], None]
@@ -112,7 +111,7 @@ class Fold:
             frame = cast(Frame, decode_as(value or b"", self._source.record))
             self._check_key(frame, key, tp)
         except DecodeError as error:
-            await self._reject(term, tp, offset, key=key, payload=value or b"", reason=str(error))
+            await self._reject(term, tp, offset, key=key or b"", payload=value or b"", reason=str(error))
         else:
             await self._apply(term, tp, offset, frame, value or b"")
         term.unsaved.next[tp] = offset + 1
@@ -176,7 +175,8 @@ class Fold:
             # missing from the output, which the next stage sees as a lost frame.
             log.exception("%s: step failed at %s/%d offset %d", self._stage.name, *tp, offset)
             new, encoded, rejects = state.with_applied(identity), [], ()
-            await self._reject(term, tp, offset, key=asset.encode(), payload=value, reason=f"step failed: {error!r}")
+            reason, time_ns = f"step failed: {error!r}", frame.time_ns
+            await self._reject(term, tp, offset, key=asset.encode(), payload=value, reason=reason, time_ns=time_ns)
         if lost:
             await self._warn_of_loss(term, tp, frame, lost)
         for rejected in rejects:
@@ -187,8 +187,8 @@ class Fold:
             for topic, key, data in encoded:
                 await self._send(term, tp, topic, key, data)
         except TooLarge as error:
-            reason = f"output too large: {error}"
-            await self._reject(term, tp, offset, key=asset.encode(), payload=value, reason=reason)
+            reason, time_ns = f"{OUTPUT_TOO_LARGE}: {error}", frame.time_ns
+            await self._reject(term, tp, offset, key=asset.encode(), payload=value, reason=reason, time_ns=time_ns)
         term.rows[asset] = Row(offset, new)
         unsaved = term.unsaved
         unsaved.changed[asset] = tp
@@ -210,20 +210,19 @@ class Fold:
         await self._outbox.send(receipts, topic.full_name(self._prefix), key, data, tp.partition)
 
     async def _reject(
-        self, term: Term, tp: Partition, offset: int, *, key: bytes | None, payload: bytes, reason: str
+        self, term: Term, tp: Partition, offset: int, *, key: bytes, payload: bytes, reason: str, time_ns: int = 0
     ) -> None:
-        if len(payload) > PAYLOAD_MAX_BYTES:
-            reason, payload = f"{reason} ({len(payload)} bytes, not copied)", b""
         rejected = Rejected(
             stage=self._stage.name,
             reason=reason,
-            asset=(key or b"").decode("utf-8", "replace"),
+            asset=key.decode("utf-8", "replace"),
             topic=tp.topic,
             partition=tp.partition,
             offset=offset,
+            time_ns=time_ns,
             payload=payload,
         )
-        await self._send(term, tp, REJECTED_TOPIC, key or b"", encode(rejected))
+        await self._send(term, tp, REJECTED_TOPIC, key[:KEY_BYTES_MAX], encode(rejected.fitting()))
         REJECTED.inc()
 
     async def _warn_of_loss(self, term: Term, tp: Partition, frame: Frame, lost: int) -> None:

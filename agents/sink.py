@@ -13,20 +13,18 @@ import logging
 import time
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-
-import orjson
+from dataclasses import dataclass, field, replace
 
 from agents import stage
 from agents.fold import FailPoint, nothing
 from agents.influx_writer import InfluxWriter, Unwanted
-from agents.line_protocol import UnstorableError, alert_line, frame_line, reading_lines, window_line
+from agents.line_protocol import Refused, UnstorableError, alert_line, frame_line, reading_lines, window_line
 from agents.stage import Received
 from agents.twin_lines import state_line
 from runtime import metrics
 from runtime.config import Plant
-from schemas.codec import DecodeError, decode
-from schemas.frames import EstimateFrame
+from schemas.codec import DecodeError, Record, decode, encode
+from schemas.frames import EstimateFrame, columns_of
 from schemas.records import Alert, Rejected, TwinState
 from schemas.topics import ALERTS, ESTIMATES, STATE
 
@@ -74,6 +72,10 @@ class _Request:
     def origin(self, index: int) -> Received | None:
         """The record that line `index` comes from."""
         return self.origins[bisect_right(self.starts, index) - 1]
+
+    def place(self, index: int) -> int:
+        """Which line of its record line `index` is."""
+        return index - self.starts[bisect_right(self.starts, index) - 1]
 
 
 class Sink:
@@ -137,29 +139,24 @@ class Sink:
         self._late_write = asyncio.create_task(self._store(self._new_request()))
 
     async def _add(self, request: _Request, received: Received) -> None:
+        record: Record | None = None
         try:
             record = decode(received.value)
-            if isinstance(record, EstimateFrame):
-                await self._add_frame(request, received, record)
-            elif isinstance(record, TwinState):
-                request.add([state_line(record), *(window_line(record.asset, w) for w in record.windows)], received)
-            elif isinstance(record, Alert):
-                request.add([alert_line(record)], received)
-            else:
-                raise DecodeError(f"record is a {type(record).__name__}, the sink stores estimates, states and alerts")
+            lines, refused = lines_of(record)
         except (DecodeError, UnstorableError) as error:
-            await self._refuse(received, str(error), received.value)
-
-    async def _add_frame(self, request: _Request, received: Received, frame: EstimateFrame) -> None:
-        lines, refused = reading_lines(frame)
-        if refused:
-            log.warning(_REFUSED, len(refused), len(frame), refused[0].reason)
-        for row, reason in refused:
-            arrival_ns = int(frame.arrival_time_ns[row])
-            await self._refuse(received, reason, _reading_json(frame, row), frame.tags[frame.tag[row]], arrival_ns)
+            time_ns = record.time_ns if isinstance(record, Alert | TwinState) else 0
+            await self._refuse(received, str(error), received.value, time_ns=time_ns)
+            return
+        if isinstance(record, EstimateFrame):
+            if refused:
+                log.warning(_REFUSED, len(refused), len(record), refused[0].reason)
+            for row, reason in refused:
+                one = encode(_only(record, row))
+                await self._refuse(received, reason, one, record.tags[record.tag[row]], _arrival_ns(record, row))
+            if lines:
+                request.frames.append(record)
         if lines:
             request.add(lines, received)
-            request.frames.append(frame)
 
     async def _refuse(self, received: Received, reason: str, payload: bytes, tag: str = "", time_ns: int = 0) -> None:
         await self._reject(
@@ -194,8 +191,15 @@ class Sink:
         origin, line = request.origin(unwanted.line), request.lines[unwanted.line]
         if origin is None:
             log.error("InfluxDB does not take a time of storage: %s (%s)", unwanted.reason, line[:200])
-        else:
-            await self._refuse(origin, unwanted.reason, line.encode())
+            return
+        record, tag, time_ns = decode(origin.value), "", 0
+        if isinstance(record, EstimateFrame):
+            unstorable = {row for row, _ in lines_of(record)[1]}
+            row = [r for r in range(len(record)) if r not in unstorable][request.place(unwanted.line)]
+            tag, time_ns = record.tags[record.tag[row]], _arrival_ns(record, row)
+        elif isinstance(record, Alert | TwinState):
+            time_ns = record.time_ns
+        await self._refuse(origin, unwanted.reason, line.encode(), tag, time_ns)
 
     async def _patiently(self, task: asyncio.Task[None]) -> None:
         """Wait for a task however long it takes, and keep saying that this is on purpose."""
@@ -220,14 +224,23 @@ async def _nothing() -> None:
     """The task before the first request."""
 
 
-def _reading_json(frame: EstimateFrame, row: int) -> bytes:
-    """One reading, readable, as the payload of a rejected record."""
-    index = int(frame.tag[row])
-    reading = {
-        "tag": frame.tags[index],
-        "unit": frame.units[index],
-        "source_time_ns": int(frame.source_time_ns[row]),
-        "value": float(frame.value[row]),
-        "text": frame.texts.get(row),
-    }
-    return orjson.dumps(reading)
+def lines_of(record: Record) -> tuple[list[str], list[Refused]]:
+    """Lines of a record, and the readings of a frame that cannot be one. Raises DecodeError, UnstorableError."""
+    if isinstance(record, EstimateFrame):
+        return reading_lines(record)
+    if isinstance(record, TwinState):
+        return [state_line(record), *(window_line(record.asset, w) for w in record.windows)], []
+    if isinstance(record, Alert):
+        return [alert_line(record)], []
+    raise DecodeError(f"record is a {type(record).__name__}, the sink stores estimates, states and alerts")
+
+
+def _only(frame: EstimateFrame, row: int) -> EstimateFrame:
+    """A frame with one reading of a frame, so that this one alone can be looked at and stored later."""
+    columns = {name: getattr(frame, name)[row : row + 1] for name in columns_of(EstimateFrame)}
+    texts = {0: frame.texts[row]} if row in frame.texts else {}
+    return replace(frame, texts=texts, repeated=0, **columns)
+
+
+def _arrival_ns(frame: EstimateFrame, row: int) -> int:
+    return int(frame.arrival_time_ns[row])

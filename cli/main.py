@@ -21,6 +21,7 @@ COMMANDS = {
     "acl": "cli.acl:acl",
     "topics": "cli.topics:app",
     "tail": "cli.tail:tail",
+    "rejected": "cli.rejected:app",
     "query": "cli.query:app",
     "browse": "cli.browse:browse",
     "connector": "cli.connector:app",

@@ -1,5 +1,6 @@
 """`twin tail`: any topic, decoded, one JSON object per line, without touching any consumer group."""
 
+import codecs
 import json
 import time
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ from schemas.topics import TOPICS
 
 #: A changelog row is the position it was written at (8 bytes), then the record.
 POSITION_BYTES = 8
+#: Of a payload: a line must stay one that a person can read; `twin rejected show` has more.
+BYTES_SHOWN = 1000
 
 
 class NoSuchTopic(ValueError):
@@ -67,7 +70,7 @@ def lines(kafka: Kafka, name: str, asset: str | None, from_start: bool, follow_s
                 continue
             if message.error():
                 raise KafkaException(message.error())
-            yield json.dumps(described(message, skip), ensure_ascii=False)
+            yield printable(json.dumps(described(message, skip), ensure_ascii=False))
     finally:
         consumer.close()
 
@@ -97,7 +100,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not np.isfinite(value):
         return str(value)
     if isinstance(value, bytes):
-        return value.decode("utf-8") if value.isascii() else value.hex()
+        return _readable(value)
     if isinstance(value, dict):
         return {"/".join(map(str, k)) if isinstance(k, tuple) else str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -105,3 +108,24 @@ def plain(value: Any) -> Any:
     if hasattr(value, "__dataclass_fields__"):
         return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
     return value
+
+
+def printable(text: str) -> str:
+    """Text from the field, fit for a terminal and for JSON: what is not printable is escaped as JSON does."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+
+
+def text_of(data: bytes, whole: bool) -> str | None:
+    """Bytes as text; None where they are no UTF-8. Not `whole`: the last character may be cut off."""
+    try:
+        return codecs.getincrementaldecoder("utf-8")().decode(data, final=whole)
+    except UnicodeDecodeError:
+        return None
+
+
+def _readable(data: bytes) -> str:
+    """Bytes as text where they are printable, else in hex; the beginning of what is long."""
+    shown = data[:BYTES_SHOWN]
+    text = text_of(shown, whole=len(shown) == len(data))
+    more = f" … and {len(data) - BYTES_SHOWN} bytes more" if len(data) > BYTES_SHOWN else ""
+    return (text if text is not None and text.isprintable() else shown.hex()) + more

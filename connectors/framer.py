@@ -172,9 +172,9 @@ class Framer:
             time_ns=now_ns,
             tags=tuple(tags),
             units=tuple(content.units) if content else ("",) * len(tags),
-            texts=_texts(content.readings) if content else {},
+            texts=texts(content.readings) if content else {},
             gap=gap,
-            **(_columns(content) if content else empty_columns(Frame)),
+            **(columns(content.rows, content.readings) if content else empty_columns(Frame)),
         )
         self._seq[asset] = seq
         self._silent_since_ns.pop(asset, None)
@@ -182,10 +182,10 @@ class Framer:
         self._closed.append((frame, content.tokens if content else []))
 
 
-def _columns(frame: _Open) -> dict[str, Column]:
-    readings = frame.readings
+def columns(rows: Sequence[int], readings: Sequence[Reading]) -> dict[str, Column]:
+    """The columns of a frame of these readings; `rows` are their indices in the frame's tags."""
     return {
-        "tag": np.array(frame.rows, "<u2"),
+        "tag": np.array(rows, "<u2"),
         "source_time_ns": np.array([r.source_time_ns for r in readings], "<i8"),
         "server_time_ns": np.array([r.server_time_ns for r in readings], "<i8"),
         "arrival_time_ns": np.array([r.arrival_time_ns for r in readings], "<i8"),
@@ -195,7 +195,8 @@ def _columns(frame: _Open) -> dict[str, Column]:
     }
 
 
-def _texts(readings: Sequence[Reading]) -> dict[int, str]:
+def texts(readings: Sequence[Reading]) -> dict[int, str]:
+    """The texts of a frame of these readings."""
     return {i: r.text for i, r in enumerate(readings) if r.text is not None}
 
 

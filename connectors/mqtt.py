@@ -31,7 +31,7 @@ from runtime.metrics import REDUCED
 from runtime.watchdog import Watchdog, leave
 from schemas.frames import Gap
 from schemas.quality import Mark
-from schemas.records import Rejected
+from schemas.records import CUT_OFF, UNTIMED, Rejected
 
 log = logging.getLogger(__name__)
 
@@ -156,13 +156,13 @@ class Connector:
             names = self._names_of(message.topic)
             if message.size_bytes > limit:
                 kept = message.payload = message.payload[:KEPT_BYTES_MAX]
-                what = f"payload of {message.size_bytes} bytes, allowed are {limit}; the first {len(kept)} are kept"
+                what = f"{CUT_OFF}{message.size_bytes} bytes, allowed are {limit}; the first {len(kept)} are kept"
                 return Understood(message, names, [], what)
             readings, remark = parse(message.payload, *names, message.arrival_time_ns)
         except (TopicError, PayloadError) as error:
             return Understood(message, names, [], str(error))
         if message.retained and any(reading.mark & Mark.ARRIVAL_TIME_USED for reading in readings):
-            why = "a retained message without a time: nobody knows when it was measured"
+            why = f"{UNTIMED}: nobody knows when it was measured"
             return Understood(message, names, [], why)
         return Understood(message, names, readings, remark)
 

@@ -1,11 +1,24 @@
 """Records that people and other systems read: twin state, alerts, rejected. Plain Avro fields, no columns."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from schemas.frames import Identity
 
 Severity = Literal["info", "warning", "critical"]
+
+#: Stages of the two records that `twin rejected retry` adds for one that it sends again: the frame as it is to be
+#: sent, and that it was. Their `partition` and `offset` are those of the rejected record in the topic of rejected ones.
+RETRY_PLANNED = "retry.planned"
+RETRY_DONE = "retry.done"
+#: Reasons of what cannot be sent again: they begin so.
+OUTPUT_TOO_LARGE = "output too large"
+UNTIMED = "a retained message without a time"
+CUT_OFF = "payload of "
+#: What is larger is named and not copied, so that a rejected record always fits into Kafka's.
+PAYLOAD_BYTES_MAX = 8 * 1024 * 1024
+KEY_BYTES_MAX = 1000
+REASON_CHARS_MAX = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,7 +26,8 @@ class Rejected:
     """Something that could not be used, with why, where it came from and its bytes, so that it can be sent again.
 
     `stage` names who rejected it ("connector.mqtt", "validation", "sink", …). `topic`, `partition`, `offset` are
-    where it was read (an MQTT topic with −1, −1). `time_ns`: when it arrived, from the data where known.
+    where it was read (an MQTT topic with −1, −1). `time_ns`: when it arrived, from the data where known, else 0 (the
+    record's own time in Kafka is when it was rejected).
     """
 
     schema: ClassVar[str] = "Rejected"
@@ -27,6 +41,18 @@ class Rejected:
     offset: int = -1
     time_ns: int = 0
     payload: bytes = b""
+
+    def fitting(self) -> "Rejected":
+        """The same, small enough for Kafka: a payload that is too large is named, names and reasons are cut."""
+        large = len(self.payload) > PAYLOAD_BYTES_MAX
+        reason = self.reason[:REASON_CHARS_MAX]
+        return replace(
+            self,
+            reason=f"{reason} ({len(self.payload)} bytes, not copied)" if large else reason,
+            asset=_cut(self.asset),
+            tag=_cut(self.tag),
+            payload=b"" if large else self.payload,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,3 +134,7 @@ class TwinState:
     def identity(self) -> Identity:
         """The identity of the frame this state follows."""
         return Identity(self.asset, self.source, self.epoch, self.seq)
+
+
+def _cut(name: str) -> str:
+    return name.encode()[:KEY_BYTES_MAX].decode("utf-8", "ignore")

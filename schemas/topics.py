@@ -61,14 +61,14 @@ RAW = Topic(
     name="raw",
     record=Frame,
     retention_ms=7 * DAY_MS,
-    writers=_CONNECTORS,
+    writers=(*_CONNECTORS, "operator"),  # who sends rejected records again
     readers=("validation", "replay"),
 )
 VALIDATED = Topic(
     name="validated",
     record=ValidatedFrame,
     retention_ms=DAY_MS,
-    writers=("validation",),
+    writers=("validation", "operator"),
     readers=("estimation",),
 )
 ESTIMATES = Topic(
@@ -80,7 +80,13 @@ ESTIMATES = Topic(
 )
 STATE = Topic(name="state", record=TwinState, retention_ms=3 * DAY_MS, writers=("twin",), readers=("sink", "page"))
 ALERTS = Topic(name="alerts", record=Alert, retention_ms=30 * DAY_MS, writers=_ALL, readers=("sink", "page"))
-REJECTED = Topic(name="rejected", record=Rejected, retention_ms=30 * DAY_MS, writers=_ALL, readers=("operator",))
+REJECTED = Topic(
+    name="rejected",
+    record=Rejected,
+    retention_ms=30 * DAY_MS,
+    writers=(*_ALL, "operator"),
+    readers=("operator",),
+)
 CHANGELOGS = tuple(
     Topic(name=stage, record=StageState, retention_ms=None, writers=(stage,), readers=(stage,)) for stage in _STAGES
 )

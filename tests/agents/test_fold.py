@@ -151,6 +151,16 @@ async def test_what_cannot_be_decoded_is_rejected_and_the_next_frame_goes_on() -
     assert case.journal[-1] == "commit [5]"
 
 
+async def test_what_is_rejected_always_fits_into_a_record() -> None:
+    """However large payload and key are, Kafka takes the rejected record, so the process does not end over it."""
+    case = _Case()
+    await case.take(b"\x00" * (MAX_RECORD_BYTES - 100))
+    await case.take(encode(frame(ASSET, 0)), key=b"\xff" * (MAX_RECORD_BYTES // 2))
+    assert all(len(key) + len(value) < 10_000 for _, key, value, _ in case.outbox.records)
+    assert [r.offset for r in case.rejected()] == [0, 1]
+    assert "not copied" in case.rejected()[0].reason
+
+
 async def test_a_frame_in_the_wrong_place_is_rejected() -> None:
     """A key that is not the asset, or a partition that is not the asset's, would split its state: rejected."""
     case = _Case()

@@ -12,6 +12,7 @@ from agents.line_protocol import reading_lines
 from agents.sink import UNAUTHORISED, Sink
 from queries.api import Queries
 from runtime.config import Plant
+from schemas.codec import decode_as
 from schemas.frames import EstimateFrame
 from schemas.quality import Mark
 from schemas.records import Alert, Rejected, TwinState, Variable, Window
@@ -122,6 +123,7 @@ async def test_one_poisonous_line_stops_no_other(
     assert b"value=poison1234.0" in rejected.payload
     assert (rejected.stage, rejected.asset, rejected.offset) == ("sink", "R101", 0)
     assert caplog.text.count("1 of 5000 lines cannot be stored") == 1
+    assert (rejected.tag, rejected.time_ns) == ("temperature", START_NS + 1234 * 1_000_000 + 500)
 
 
 async def test_what_is_no_record_is_rejected_and_the_rest_stored(bench: Bench) -> None:
@@ -139,8 +141,11 @@ async def test_what_is_no_record_is_rejected_and_the_rest_stored(bench: Bench) -
     assert bench.values() == [1.0, 3.0]
     assert [r.offset for r in bench.rejected] == [1, 2, 3, 4]
     assert bench.rejected[0].payload == b"garbage"
-    assert b'"value":2.0' in bench.rejected[2].payload
-    assert bench.rejected[2].tag == "temperature"
+    alone = decode_as(bench.rejected[2].payload, EstimateFrame)
+    assert (alone.value.tolist(), alone.estimate.tolist(), alone.source_time_ns[0]) == ([2.0], [2.5], 2**63 - 1)
+    assert (bench.rejected[2].tag, bench.rejected[2].time_ns) == ("temperature", START_NS + 1_000_500)
+    assert bench.rejected[3].time_ns == -(2**63)
+    assert all(r.stage == "sink" and r.asset == "R101" and r.topic.startswith("twin.") for r in bench.rejected)
 
 
 async def test_states_windows_and_alerts_are_stored(bench: Bench) -> None:
