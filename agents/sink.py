@@ -18,9 +18,9 @@ from dataclasses import dataclass, field, replace
 from agents import stage
 from agents.fold import FailPoint, nothing
 from agents.influx_writer import InfluxWriter, Unwanted
-from agents.line_protocol import Refused, UnstorableError, alert_line, frame_line, reading_lines, window_line
+from agents.line_protocol import UnstorableError, frame_line
+from agents.record_lines import lines_of
 from agents.stage import Received
-from agents.twin_lines import state_line
 from runtime import metrics
 from runtime.config import Plant
 from schemas.codec import DecodeError, Record, decode, encode
@@ -222,17 +222,6 @@ class Sink:
 
 async def _nothing() -> None:
     """The task before the first request."""
-
-
-def lines_of(record: Record) -> tuple[list[str], list[Refused]]:
-    """Lines of a record, and the readings of a frame that cannot be one. Raises DecodeError, UnstorableError."""
-    if isinstance(record, EstimateFrame):
-        return reading_lines(record)
-    if isinstance(record, TwinState):
-        return [state_line(record), *(window_line(record.asset, w) for w in record.windows)], []
-    if isinstance(record, Alert):
-        return [alert_line(record)], []
-    raise DecodeError(f"record is a {type(record).__name__}, the sink stores estimates, states and alerts")
 
 
 def _only(frame: EstimateFrame, row: int) -> EstimateFrame:

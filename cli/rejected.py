@@ -123,7 +123,7 @@ def retry(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be sent.")] = False,
 ) -> None:
     """Send rejected records again, each with the effect of once, however often and wherever this is interrupted."""
-    from cli.retry import InfluxdbError, Retry  # Faust and the client of InfluxDB come with it
+    from cli.retry import InfluxdbError, Retry  # the client of InfluxDB comes with it
 
     filters = Filter(stage, asset, since, reason)
     bad = 0

@@ -24,6 +24,7 @@ from schemas.records import RETRY_DONE, RETRY_PLANNED, Rejected
 from schemas.topics import REJECTED
 
 SILENCE_S = 30.0
+AT_ONCE, GATHER_S = 500, 0.05
 GROUP = "twin-rejected"  # named because a client must have one; nothing is committed
 
 
@@ -149,6 +150,7 @@ class RejectedLog:
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
                 "auto.offset.reset": "earliest",
+                "fetch.wait.max.ms": 10,  # the end is told after a fetch that found nothing
             }
         )
 
@@ -163,7 +165,7 @@ class RejectedLog:
             consumer.assign([TopicPartition(topic, p, self._next.get(p, OFFSET_BEGINNING)) for p in waiting])
             heard_s = time.monotonic()
             while waiting:
-                for message in consumer.consume(500, 0.5):
+                for message in consumer.consume(AT_ONCE, GATHER_S):
                     heard_s = time.monotonic()
                     error = message.error()
                     if error is None:

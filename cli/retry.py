@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from agents.influx_writer import InfluxWriter
 from agents.line_protocol import UnstorableError
-from agents.sink import lines_of
+from agents.record_lines import lines_of
 from cli.rejected_log import Place, Plan, RejectedLog, frame_in
 from connectors.retry import StillBadError, frame_again
 from runtime.config import Plant
@@ -55,15 +55,14 @@ class Outcome(NamedTuple):
     says: str
 
 
-@dataclass(frozen=True, slots=True)
 class Retry:
     """One run. `fail_point(name)` is for tests: it is told "planned" when Kafka has the plans, "sent" when it has the
     frames.
     """
 
-    plant: Plant
-    log: RejectedLog
-    fail_point: Callable[[str], None] = lambda _: None
+    def __init__(self, plant: Plant, log: RejectedLog, fail_point: Callable[[str], None] = lambda _: None) -> None:
+        self.plant, self.log, self.fail_point = plant, log, fail_point
+        self._producer: Producer | None = None  # made when something is to be sent
 
     def run(self, chosen: Sequence[Place]) -> Iterator[Outcome]:
         """Send these again, and first finish what an earlier run began. Raises KafkaException, InfluxdbError."""
@@ -172,16 +171,9 @@ class Retry:
             if error is not None:
                 failed.append(error)
 
-        producer = Producer(
-            {
-                **client_settings(self.plant.kafka),
-                "enable.idempotence": True,
-                "acks": "all",
-                "delivery.timeout.ms": round(DELIVERY_S * 1000),
-                "partitioner": "murmur2_random",  # as everywhere: an asset's records share a partition
-                "message.max.bytes": MAX_RECORD_BYTES,
-            }
-        )
+        if self._producer is None:
+            self._producer = Producer(_settings(self.plant))
+        producer = self._producer
         for topic, key, value in records:
             producer.produce(topic, value, key.encode(), on_delivery=delivered)
             producer.poll(0)
@@ -240,6 +232,17 @@ def _lines(payload: bytes) -> list[str]:
     if refused:
         raise StillBadError(refused[0].reason)
     return lines
+
+
+def _settings(plant: Plant) -> dict[str, object]:
+    return {
+        **client_settings(plant.kafka),
+        "enable.idempotence": True,
+        "acks": "all",
+        "delivery.timeout.ms": round(DELIVERY_S * 1000),
+        "partitioner": "murmur2_random",  # as everywhere: an asset's records share a partition
+        "message.max.bytes": MAX_RECORD_BYTES,
+    }
 
 
 async def _written(plant: Plant, lines: list[str]) -> list[str]:

@@ -115,7 +115,7 @@ async def test_one_poisonous_line_stops_no_other(
         lines[1234] = lines[1234].replace("value=", "value=poison")
         return lines, refused
 
-    monkeypatch.setattr("agents.sink.reading_lines", with_poison)
+    monkeypatch.setattr("agents.record_lines.reading_lines", with_poison)
     await bench.store(frame(np.arange(5000.0)))
     assert bench.values() == [float(n) for n in range(5000) if n != 1234]
     (rejected,) = bench.rejected

@@ -38,7 +38,6 @@ def test_the_file_is_the_table_of_topics() -> None:
     """Who writes and reads a topic by the table of topics has exactly these rights; only people read more."""
     for right, of_topic in (("write", "writers"), ("read", "readers")):
         by_table = {(role, t.full_name(PREFIX)) for t in TOPICS for role in getattr(t, of_topic)}
-        by_table -= {("operator", name) for name in NAMES}  # a person, who has the role `viewer`
         assert {pair for pair in ALLOWED[right] if pair[0] != "viewer"} == by_table
     assert roles().keys() > CONNECTORS_AND_AGENTS
 
