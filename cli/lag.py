@@ -39,6 +39,7 @@ class Row:
     lag_frames: int | None
     readings_per_s: float | None
     healthy: bool | None
+    trouble: str
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -100,7 +101,8 @@ def _row(process: ProcessStatus, readings_before: float | None, took_s: float, l
         rss_mib=process.rss_mib,
         lag_frames=lag_frames,
         readings_per_s=max(0.0, (readings - readings_before) / took_s) if known else None,  # type: ignore[operator]
-        healthy=None if healthy is None else bool(healthy),
+        healthy=None if healthy is None else not process.trouble,
+        trouble=process.trouble,
     )
 
 

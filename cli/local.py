@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from confluent_kafka import KafkaException
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Column, Table
 
 from cli import lag
@@ -127,6 +128,6 @@ def _table(rows: list[lag.Row]) -> Table:
             f"{row.rss_mib:.0f}",
             "–" if row.lag_frames is None else str(row.lag_frames),
             "–" if row.readings_per_s is None else f"{row.readings_per_s:.0f}",
-            {None: "–", True: "yes", False: "NO"}[row.healthy],
+            escape(row.trouble) or {None: "–", True: "yes", False: "NO"}[row.healthy],
         )
     return table

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -32,6 +33,8 @@ LOG_CHECK_S = 5.0
 SERVICE_READY_TIMEOUT_S = 90.0
 SERVICE_STOP_TIMEOUT_S = 20.0
 INIT_TIMEOUT_S = 120.0
+HEALTH_EVERY_S = 2.0
+HEALTH_ANSWER_S = 3.0
 
 
 class _StopRequestedError(Exception):
@@ -50,6 +53,7 @@ class Keeper:
         own = ProcessId.of(os.getpid())
         self._state = SupervisorState(os.getpid(), own.started if own else "", time.time())
         self._next_log_check_s = 0.0
+        self._troubles: queue.SimpleQueue[tuple[Supervised, int | None, str]] = queue.SimpleQueue()
 
     def run(self) -> int:
         """Run until SIGTERM or Ctrl-C. Returns 0, or 1 when services or one-shot commands failed."""
@@ -122,6 +126,7 @@ class Keeper:
                 stop_timeout_s=spec.stop_timeout_s,
             )
             self._add_and_start(child)
+        threading.Thread(target=self._ask_for_health, name="health", daemon=True).start()
         # However long that takes: a stage that crashes at its start is started again, and `up` tells about it.
         self._tick_until(self._all_ready, None)
         self._set_phase("ready")
@@ -157,10 +162,21 @@ class Keeper:
                 late = [child.state.name for child in self._children if not child.state.ready]
                 raise ServiceError(f"not ready after {timeout_s:g} s: {', '.join(late)}; logs in {self.run_dir.logs}")
             changed = [child.tick() for child in self._children]
+            while not self._troubles.empty():
+                child, pid, trouble = self._troubles.get()
+                changed.append(child.note_trouble(trouble, pid))
             if any(changed):
                 self._save()
             self._bound_logs()
             self._stop.wait(TICK_S)
+
+    def _ask_for_health(self) -> None:
+        """A thread of its own: a process that stands still takes its time to answer, and the others must not wait."""
+        while not self._stop.wait(HEALTH_EVERY_S):
+            for child in tuple(self._children):
+                pid, port = child.state.pid, child.state.metrics_port
+                if pid is not None and port is not None and child.state.state == "running":
+                    self._troubles.put((child, pid, trouble_of(port)))
 
     def _bound_logs(self) -> None:
         if time.monotonic() < self._next_log_check_s:
@@ -200,14 +216,26 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
 
 
 def _metrics_answer(port: int | None) -> bool:
-    if port is None:
-        return True
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1.0)
+    return port is None or _get(port, "/metrics", 1.0)[0] == http.client.OK
+
+
+def trouble_of(port: int) -> str:
+    """Why a process makes no progress, in one line; empty where it does. Who knows no /ready has no trouble."""
+    status, text = _get(port, "/ready", HEALTH_ANSWER_S)
+    if status == 0:
+        return "does not answer"
+    return "; ".join(text.splitlines()) if status == http.client.SERVICE_UNAVAILABLE else ""
+
+
+def _get(port: int, path: str, timeout_s: float) -> tuple[int, str]:
+    """Status and body; status 0 where no answer came."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
     try:
-        connection.request("GET", "/metrics")
-        return connection.getresponse().status == http.client.OK
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode("utf-8", "replace")
     except (OSError, http.client.HTTPException):
-        return False
+        return 0, ""
     finally:
         connection.close()
 

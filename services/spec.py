@@ -14,7 +14,8 @@ from prometheus_client.samples import Sample
 from services.processes import ProcessId
 
 Phase = Literal["starting", "ready", "stopping", "stopped", "failed"]
-State = Literal["starting", "running", "waiting", "stopped"]
+#: "failed": it ended for a reason that starting it again would not change, so it is not.
+State = Literal["starting", "running", "waiting", "failed", "stopped"]
 SERVICES_STOP_ORDER = 1_000_000
 
 
@@ -75,6 +76,7 @@ class ProcessState:
     last_exit_code: int | None = None
     metrics_port: int | None = None
     ready: bool = False
+    trouble: str = ""  # why it makes no progress though it runs, or why it is not started again
 
     @property
     def identity(self) -> ProcessId | None:
@@ -124,6 +126,7 @@ class ProcessStatus:
     uptime_s: float
     restarts: int
     last_exit_code: int | None
+    trouble: str
     cpu_percent: float
     rss_mib: float
     samples: tuple[Sample, ...] = ()

@@ -18,6 +18,7 @@ from services.processes import ProcessId
 from services.spec import ProcessState
 
 EXIT_RESTART_AT_ONCE = 75
+EXIT_BAD_CONFIGURATION = 78  # the next one would end the same way
 AT_ONCE_S = 0.2
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
@@ -83,7 +84,18 @@ class Supervised:
         self.state.pid = self._process.pid
         self.state.started = identity.started if identity else ""
         self.state.since_s = time.time()
-        self.state.state, self.state.ready = "starting", False
+        self.state.state, self.state.ready, self.state.trouble = "starting", False, ""
+
+    def note_trouble(self, trouble: str, pid: int | None) -> bool:
+        """What the process of this pid says is in the way of progress; empty: nothing. Returns whether that is news."""
+        if self.state.state != "running" or pid != self.state.pid or trouble == self.state.trouble:
+            return False
+        before, self.state.trouble = self.state.trouble, trouble
+        print(
+            f"{self.state.name}: " + (f"not ready: {trouble}" if trouble else f"ready again, after: {before}"),
+            flush=True,
+        )
+        return True
 
     def tick(self) -> bool:
         """Notice an exit, start again when the pause is over, notice readiness. Returns whether anything changed."""
@@ -101,10 +113,19 @@ class Supervised:
         return False
 
     def _ended(self, code: int) -> None:
+        self.state.pid, self.state.last_exit_code = None, code
+        self.state.ready = False
+        if code == EXIT_BAD_CONFIGURATION:
+            self._process = None
+            self.state.state, self.state.trouble = (
+                "failed",
+                f"configuration (exit code {code}); the reason is in its log",
+            )
+            print(f"{self.state.name} failed: {self.state.trouble}; not started again", flush=True)
+            return
         pause_s = self._backoff.next_pause_s(code, time.monotonic() - self._started_s)
         self._start_at_s = time.monotonic() + pause_s
-        self.state.pid, self.state.last_exit_code = None, code
-        self.state.state, self.state.ready = "waiting", False
+        self.state.state = "waiting"
         print(f"{self.state.name} ended with code {code}; starts again in {pause_s:g} s", flush=True)
 
     def _start_again(self) -> bool:

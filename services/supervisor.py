@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from services.errors import ServiceError
-from services.keeper import Keeper
+from services.keeper import Keeper, trouble_of
 from services.processes import ProcessId
 from services.rundir import RunDir, install_services, own_services
 from services.spec import Plan, ProcessSpec, ProcessState, ProcessStatus, SupervisorState
@@ -147,6 +147,9 @@ def _wait_ready(
                 on_progress(state)
             if state.phase == "ready":
                 return
+            failed = [one for one in state.processes if one.state == "failed"]
+            if failed:
+                raise ServiceError(_why_not_startable(folder, failed))
         if code is not None:
             raise ServiceError(_why_failed(folder, keeper.pid))
         if time.monotonic() > deadline_s:
@@ -159,6 +162,11 @@ def _why_failed(folder: RunDir, pid: int | None = None) -> str:
     if state is not None and state.message and pid in {None, state.pid}:
         return state.message
     return f"the supervisor ended while it started; see {folder.log('supervisor')}"
+
+
+def _why_not_startable(folder: RunDir, failed: list[ProcessState]) -> str:
+    lines = [f"  {one.name}: {one.trouble}; see {folder.log(one.name)}" for one in failed]
+    return "\n".join(["not started again (the others are left running; stop with `twin down`):", *lines])
 
 
 def _why_late(folder: RunDir, timeout_s: float) -> str:
@@ -210,7 +218,7 @@ def _status(state: ProcessState, usage: tuple[float, float] | None) -> ProcessSt
     runs = usage is not None
     cpu_percent, rss_mib = usage or (0.0, 0.0)
     # A process the state file calls running may be gone with its supervisor.
-    shown = state.state if runs or state.state in {"waiting", "stopped"} else "gone"
+    shown = state.state if runs or state.state in {"waiting", "failed", "stopped"} else "gone"
     return ProcessStatus(
         name=state.name,
         is_service=state.is_service,
@@ -219,6 +227,7 @@ def _status(state: ProcessState, usage: tuple[float, float] | None) -> ProcessSt
         uptime_s=max(0.0, time.time() - state.since_s) if runs else 0.0,
         restarts=state.restarts,
         last_exit_code=state.last_exit_code,
+        trouble=trouble_of(state.metrics_port) if shown == "running" and state.metrics_port else state.trouble,
         cpu_percent=cpu_percent,
         rss_mib=rss_mib,
         samples=_samples(state.metrics_port) if runs else (),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -174,6 +175,66 @@ def test_exit_75_comes_back_at_once(run: Run, tmp_path: Path) -> None:
     first, second = (float(line) for line in marks.read_text().splitlines())
     assert 0.2 <= second - first < 0.9
     run.wait(lambda: run.state().processes[0].last_exit_code == 75, "exit code never noted")
+
+
+def test_exit_78_is_not_started_again(run: Run) -> None:
+    """A process that ends because of its configuration is failed, not restarted, and `up` and `status` say so; the
+    others go on."""
+    broken = ProcessSpec("broken", (sys.executable, "-c", "raise SystemExit(78)"))
+    with pytest.raises(ServiceError, match=r"broken: configuration \(exit code 78\).*see .*broken\.log"):
+        run.up(run.stage("one"), broken)
+    time.sleep(1.5)  # three times the first pause
+    shown = run.status("broken")
+    assert (shown.state, shown.restarts, shown.last_exit_code, shown.pid) == ("failed", 0, 78, None)
+    assert "exit code 78" in shown.trouble
+    assert run.status("one").state == "running"
+
+
+def test_exit_75_again_and_again_is_no_hot_loop(run: Run, tmp_path: Path) -> None:
+    """A process that leaves with 75 as soon as it starts is started again after pauses that grow."""
+    marks = tmp_path / "marks"
+    code = f"import time; open({str(marks)!r}, 'a').write(f'{{time.time()}}\\n'); raise SystemExit(75)"
+    run.up(python("stage", code))
+    run.wait(lambda: marks.exists() and len(marks.read_text().splitlines()) == 5, "no five starts")
+    times = [float(line) for line in marks.read_text().splitlines()]
+    pauses = [after - before for before, after in pairwise(times)]
+    assert all(pause >= least for pause, least in zip(pauses, (0.2, 0.5, 1.0, 2.0), strict=True)), pauses
+
+
+UNREADY = """
+import os, sys, time
+from pathlib import Path
+from runtime import probes
+from runtime.health import HEALTH
+if sys.argv[1] == "ill":
+    HEALTH.ill("influxdb", "no answer")
+probes.serve("one")
+while Path(sys.argv[2]).exists() or sys.argv[1] != "ill":
+    time.sleep(0.05)
+HEALTH.well("influxdb")
+time.sleep(60)
+"""
+
+
+def test_a_process_that_makes_no_progress_is_reported(run: Run, tmp_path: Path) -> None:
+    """A process that runs but is not ready keeps running; the supervisor notes why and that it is over, and `status`
+    shows the reason. One that stands still does not answer."""
+    ill = tmp_path / "ill"
+    ill.touch()
+    parts = [ProcessSpec(name, (sys.executable, "-c", UNREADY, name, str(ill))) for name in ("ill", "well")]
+    run.up(*parts)
+    assert (run.status("ill").trouble, run.status("well").trouble) == ("influxdb: no answer", "")
+    run.wait(lambda: run.state().processes[0].trouble == "influxdb: no answer", "not noted")
+    ill.unlink()
+    run.wait(lambda: run.status("ill").trouble == "" and run.state().processes[0].trouble == "", "not over")
+    log = (run.dir / "logs" / "supervisor.log").read_text()
+    assert "ill: not ready: influxdb: no answer" in log and "ill: ready again, after: influxdb" in log
+    pid = run.status("well").pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    assert run.status("well").trouble == "does not answer"
+    os.kill(pid, signal.SIGCONT)
+    assert [run.status(name).restarts for name in ("ill", "well")] == [0, 0]
 
 
 def test_a_process_that_never_gets_ready_is_named(run: Run) -> None:
