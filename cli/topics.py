@@ -1,9 +1,13 @@
-"""`twin topics`: the table of topics, made and shown."""
+"""`twin topics`: the table of topics, made, shown and moved."""
+
+from typing import Annotated
 
 import typer
 from confluent_kafka import KafkaException
 from rich.table import Table
 
+from agents.changelog import UnreadableRow
+from cli import moving
 from cli.common import (
     DEFAULT_RUN_DIR,
     ConfigOption,
@@ -13,10 +17,11 @@ from cli.common import (
     out,
     use_environment_of,
 )
+from cli.moving import MoveError
 from runtime.kafka import TopicMismatch, TopicsMissing, check_topics, create_topics
 from schemas.topics import DAY_MS, TOPICS
 
-app = typer.Typer(help="Make and show the topics.", no_args_is_help=True)
+app = typer.Typer(help="Make, show and move the topics.", no_args_is_help=True)
 
 
 @app.command()
@@ -27,6 +32,24 @@ def create(config: ConfigOption = None, run_dir: RunDirOption = DEFAULT_RUN_DIR)
     with one_line_errors(TopicMismatch, TopicsMissing, KafkaException):
         made = create_topics(kafka)
     out.print(f"{len(made)} topics created, {len(TOPICS) - len(made)} were there ({kafka.address})", highlight=False)
+
+
+@app.command()
+def move(
+    from_prefix: Annotated[str, typer.Argument(help="kafka.prefix of the stopped system to carry over.")],
+    config: ConfigOption = None,
+    run_dir: RunDirOption = DEFAULT_RUN_DIR,
+) -> None:
+    """Carry a stopped system over to the configured kafka.prefix and kafka.partitions, both of which may be new.
+
+    It reads and writes every topic: where Kafka asks for rights, as its administrator (KAFKA_USERNAME, KAFKA_PASSWORD).
+    """
+    use_environment_of(run_dir)
+    kafka = configuration(config, None).kafka
+    with one_line_errors(MoveError, TopicMismatch, KafkaException, UnreadableRow):
+        moved = moving.move(kafka.model_copy(update={"prefix": from_prefix}), kafka)
+    for name, records in moved.items():
+        out.print(f"{records:>10} records to {name}", highlight=False)
 
 
 @app.command("list")

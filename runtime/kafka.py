@@ -100,6 +100,6 @@ def check_topics(kafka: Kafka, admin: AdminClient | None = None, timeout_s: floa
             f"{'; '.join(wrong)}; kafka.partitions = {kafka.partitions}. An asset's readings and its state must share "
             "a partition, so the number cannot simply change. If kafka.partitions was changed: set it back. If the "
             f'topics were: stop everything, set a new kafka.prefix (like "{kafka.prefix}-2") with the kafka.partitions '
-            f"that you want, run `twin topics copy {kafka.prefix}` and start again: nothing is lost."
+            f"that you want, run `twin topics move {kafka.prefix}` and start again: nothing is lost."
         )
     return set(ours)

@@ -72,7 +72,7 @@ class Probes:
         assert task is not None
         self._asking.append(task)
         if len(self._asking) > REQUESTS_MAX:
-            self._asking[0].cancel()
+            self._asking.pop(0).cancel()
         try:
             async with asyncio.timeout(REQUEST_S):
                 answer = await self._answer_to(reader)
@@ -84,7 +84,8 @@ class Probes:
             pass  # whoever asked has left, or was too slow
         finally:
             writer.transport.abort()
-            self._asking.remove(task)
+            if task in self._asking:
+                self._asking.remove(task)
 
     async def _answer_to(self, reader: asyncio.StreamReader) -> Answer:
         try:

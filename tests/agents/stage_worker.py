@@ -1,6 +1,7 @@
 """A worker process for the tests: one stage over a prefix of topics, with fail points that only this process has.
 
-usage: python -m tests.agents.stage_worker BOOTSTRAP PREFIX STAGE [partitions=N] [checkpoint_s=N] [gather_s=N]
+usage: python -m tests.agents.stage_worker BOOTSTRAP PREFIX STAGE [partitions=N] [name=N] ...
+Names are `partitions` and those in NUMBERS.
 FAIL_POINT=<name>:<n> kills it with SIGKILL the n-th time the point is passed. PARAMS is given to the counting stage.
 """
 
@@ -19,7 +20,7 @@ from runtime.config import Plant
 from schemas.topics import RAW, VALIDATED
 from tests.agents.counting import COUNTING
 
-NUMBERS = ("checkpoint_s", "gather_s")
+NUMBERS = ("checkpoint_s", "gather_s", "watchdog_s")
 
 
 def fail_point() -> Callable[[str], None]:

@@ -142,6 +142,12 @@ class Bench:
 
     def connector(self, server: ServerProcess, opcua: str = "", more: str = "") -> ConnectorProcess:
         """Start a connector. `opcua`: further keys of [[opcua]]; `more`: further tables."""
+        path = self.write_config(server, opcua, more)
+        self._ours.append(connector := ConnectorProcess(path, self.directory / "connector.log"))
+        return connector
+
+    def write_config(self, server: ServerProcess, opcua: str = "", more: str = "") -> Path:
+        """Write the configuration of a connector."""
         secure = "" if server.settings.get("certificate") else 'security = "None"\nmode = "None"\n'
         path = self.directory / "plant.toml"
         path.write_text(
@@ -150,8 +156,7 @@ class Bench:
             f'certificate_dir = "{self.directory}/certificates"\nstate_dir = "{self.directory}/state"\n'
             f"{opcua}\n{more}\n"
         )
-        self._ours.append(connector := ConnectorProcess(path, self.directory / "connector.log"))
-        return connector
+        return path
 
     def close(self) -> None:
         """End what was started, by its process."""

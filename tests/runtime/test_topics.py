@@ -29,6 +29,6 @@ def test_another_number_of_partitions_is_refused_with_the_remedy(kafka: str) -> 
     """Topics with another number of partitions than configured are an error that says what to do."""
     create_topics(Kafka(bootstrap=kafka, prefix="topics-cut", partitions=2))
     with pytest.raises(
-        TopicMismatch, match=r"topics-cut\.raw has 2 partitions.*kafka\.partitions = 4.*twin topics copy topics-cut"
+        TopicMismatch, match=r"topics-cut\.raw has 2 partitions.*kafka\.partitions = 4.*twin topics move topics-cut"
     ):
         create_topics(Kafka(bootstrap=kafka, prefix="topics-cut", partitions=4))
