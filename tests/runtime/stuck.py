@@ -77,7 +77,14 @@ def _recovery() -> None:
 def _revoked() -> None:
     from agents.ownership import Ownership
 
-    Ownership.end = _for_ever  # type: ignore[method-assign,assignment]
+    real = Ownership.end
+
+    async def end(self: Ownership) -> None:
+        if self.assigned:
+            await _for_ever()
+        await real(self)
+
+    Ownership.end = end  # type: ignore[method-assign]
 
 
 def _mqtt(how: str) -> None:
