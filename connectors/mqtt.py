@@ -1,11 +1,12 @@
 """The MQTT connector: messages become readings, readings frames, and a message is acknowledged when Kafka has it.
 
 One thread does all of that, so an exception anywhere ends in one place: the process leaves without acknowledging.
-Only connecting and Kafka's confirmations run beside it. At most `receive_maximum` readings are unacknowledged; frames
+Only connecting and the way to Kafka run beside it. At most `receive_maximum` readings are unacknowledged; frames
 are closed early when that many begin to wait, so the linger never limits the rate. What is behind the last confirmed
 message the broker keeps, and sends again after a crash. Validation drops what came twice: it remembers as many
 readings per tag as may be unacknowledged. One batch with more readings than that is taken all the same, alone; of such
-a batch only the last readings are recognised when it is sent again.
+a batch only the last readings are recognised when it is sent again. With QoS 0 the broker keeps nothing: while Kafka is
+away the disk spool does, and a time without connection is a gap.
 """
 
 import logging
@@ -16,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from connectors.delivery import Delivery, QueueFull
+from connectors.delivery import Delivery, QueueFull, Spooling
 from connectors.framer import Framer, Reading
 from connectors.mqtt_client import Message
 from connectors.mqtt_memory import Memory
@@ -87,7 +88,8 @@ class Connector:
         self._memory = Memory(config.state_dir, config.id, start_ns)
         for asset in self._memory.last_arrival_ns:
             self._framer.expect(asset, start_ns)
-        self._delivery = Delivery(plant.kafka, STAGE, HEALTH)
+        spooling = Spooling(directory=config.state_dir, connector_id=config.id, limits=config.spool, drops=True)
+        self._delivery = Delivery(plant.kafka, STAGE, HEALTH, spooling if config.qos == 0 else None)
         self._session = Session(config, HEALTH, self._on_session_lost, resumes=bool(self._memory.last_arrival_ns))
         self._reducer = Reducer(plant)
         self._has_units = any("unit" in values for values in plant.tags.values())
@@ -223,6 +225,8 @@ class Connector:
         if not 0 <= now_ns - self._looked_at_ns < IDLE_S * 1e9:
             self._looked_at_ns = now_ns
             self._memory.save(now_ns)
+            while self._delivery.losses:
+                self._gap_for_all(self._delivery.losses.popleft(), now_ns)
             for reading in self._reducer.overdue(now_ns):
                 self._framer.add(reading, now_ns)
         if flush:
@@ -258,4 +262,8 @@ class Connector:
         now_ns = time.time_ns()
         for asset, from_ns in self._memory.last_arrival_ns.items():
             gap = Gap(from_ns=from_ns, to_ns=max(from_ns, now_ns), cause="MQTT session lost")
+            self._framer.gap(asset, gap, (), now_ns)
+
+    def _gap_for_all(self, gap: Gap, now_ns: int) -> None:
+        for asset in self._memory.last_arrival_ns:
             self._framer.gap(asset, gap, (), now_ns)

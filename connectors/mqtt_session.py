@@ -190,6 +190,9 @@ class Session:
         if self._had_session and not flags.session_present:
             log.warning("%s has lost the session, and with it messages that were not delivered yet", self._peer)
             self._on_session_lost()
+        elif self._had_session and self._config.qos == 0:
+            log.warning("%s kept nothing while there was no connection: the subscription has QoS 0", self._peer)
+            self._on_session_lost()
         self._had_session = True
         client.subscribe_all()
 

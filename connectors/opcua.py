@@ -1,8 +1,8 @@
 """The OPC UA connector's process: connect, subscribe, hand over, and do it again whenever the server fails.
 
-Guarantees: a notification is acknowledged only after Kafka has its readings; what the server could not keep for us
-becomes a gap frame or comes from its history. Ends only when told to, or with RESTART_ME when Kafka's client is
-beyond repair. May not know agents.
+Guarantees: a notification is acknowledged only after Kafka or the disk spool has its readings; what the server could
+not keep for us becomes a gap frame or comes from its history. Ends only when told to, and leaves session and
+subscription to the next process. May not know agents.
 """
 
 import asyncio
@@ -11,13 +11,13 @@ import signal
 import time
 
 from connectors import opcua_history
-from connectors.delivery import Delivery
+from connectors.delivery import Delivery, Spooling
 from connectors.framer import Framer
 from connectors.opcua_binary import MalformedAnswer, Value
 from connectors.opcua_intake import Intake
 from connectors.opcua_memory import Memory
 from connectors.opcua_nodes import Nodes
-from connectors.opcua_outlet import Outlet
+from connectors.opcua_outlet import GapNote, Outlet
 from connectors.opcua_session import TROUBLE, Session, describe
 from connectors.opcua_subscription import Subscription
 from connectors.opcua_values import Item
@@ -59,13 +59,18 @@ class Connector:
         self._nodes = nodes
         self._watchdog = Watchdog(HEALTH, patience_s=config.watchdog_s)
         self._memory = Memory(config.state_dir, config.id)
-        self._delivery = Delivery(plant.kafka, STAGE, HEALTH)
+        spooling = Spooling(directory=config.state_dir, connector_id=config.id, limits=config.spool, drops=False)
+        self._delivery = Delivery(plant.kafka, STAGE, HEALTH, spooling)
         framing = config.framing.model_copy(update={"linger_s": 0.0})  # one publish answer is one frame per asset
         self._outlet = Outlet(Framer(config.id, time.time_ns(), framing), Reducer(plant), self._delivery)
-        self._outlet.expect(nodes.assets or self._memory.assets)  # also while the server cannot be reached
+        self._outlet.expect(self._assets())  # also while the server cannot be reached
         self._outlet.connected(False)
         self._intake: Intake | None = None
         self._cause = "connector was not running"  # of the hole before the next new subscription
+
+    def _assets(self) -> list[str]:
+        """All assets that are known, also without the server."""
+        return list(dict.fromkeys([*self._nodes.assets, *self._memory.assets]))
 
     async def serve(self) -> int:
         """Until SIGTERM or SIGINT."""
@@ -181,25 +186,24 @@ class Connector:
         return self._intake
 
     async def _leave(self, session: Session, for_good: bool) -> None:
-        """Told to stop: confirm what is under way, then end the subscription. Else cut the connection only, so that
-        the server keeps its queues for us."""
+        """Cut the connection only, so that the server keeps its queues for us or the next process. Told to stop:
+        first see that what is under way is safe."""
         if for_good and self._intake is not None:
             try:
                 await asyncio.wait_for(self._intake.settled(), STOP_S / 2)
                 await asyncio.wait_for(self._outlet.finish(), STOP_S / 4)
             except TimeoutError:
-                for_good = False  # Kafka is away: what it does not have must stay with the server
-        if for_good:
-            await session.close()
-            self._memory.keep(None)
-        else:
-            await session.drop()
+                log.warning("what is neither in Kafka nor in the spool stays with the server")
+        await session.drop()
 
     async def _beat(self) -> None:
         """Heartbeats of silent assets and what reduction holds back, whatever the connection does."""
         while True:
             due_s = self._outlet.due_in_s()
             await asyncio.sleep(0.5 if due_s is None else min(max(due_s, 0.05), 0.5))
+            while self._delivery.losses:
+                gap = self._delivery.losses.popleft()
+                await self._outlet.write((), [GapNote(asset=asset, gap=gap) for asset in self._assets()])
             await self._outlet.tick()
 
 

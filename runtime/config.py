@@ -154,6 +154,14 @@ class Framing(Section):
     heartbeat_s: Positive = 5.0
 
 
+class Spool(Section):
+    """What a connector keeps on disk while Kafka is away, in its `state_dir`."""
+
+    after_s: float = Field(2.0, ge=0.1, le=600)  # unconfirmed for so long: the spool takes over
+    bytes_max: int = Field(1024**3, ge=1024**2)
+    age_max_s: Positive = 3 * 86_400.0  # older readings become gap frames
+
+
 class Mqtt(Section):
     """One MQTT connector process."""
 
@@ -175,6 +183,7 @@ class Mqtt(Section):
     certificate_file: Path | None = None
     key_file: Path | None = None
     framing: Framing = Framing()
+    spool: Spool = Spool()  # for qos = 0; with 1 the broker keeps what Kafka does not have
 
     @property
     def address(self) -> tuple[str, int]:
@@ -241,6 +250,7 @@ class Opcua(Section):
     user_certificate_file: Path | None = None
     user_key_file: Path | None = None
     framing: Framing = Framing()
+    spool: Spool = Spool()
 
     @property
     def address(self) -> str:

@@ -204,7 +204,7 @@ def test_kill_9_of_the_connector(kafka: str, tmp_path: Path) -> None:
 
 def test_history_fills_the_hole(kafka: str, tmp_path: Path) -> None:
     """A node marked historised has no hole after its session ended: HistoryRead gives what changed; others have a gap
-    frame. After a clean stop and start too."""
+    frame. The server may end the session while the connector is stopped, too."""
     with bench(kafka, tmp_path) as made:
         server = made.server(assets=1, tags=["Temperature", "Pressure"], historise=True)
         node = '{{ node = "nsu=urn:process-twin:tests;s=Reactor.R0.{0}.PV", asset = "R0", tag = "{1}"{2} }}'
@@ -216,6 +216,7 @@ def test_history_fills_the_hole(kafka: str, tmp_path: Path) -> None:
         server.do("script", changes=1, pause_s=0.3, from_ns=start, step_ns=0, first=1)
         until(lambda: rows(made, "R0/temperature", start), 10, "the reading before")
         assert connector.stop() == 0
+        server.do("end_sessions")
         server.do("script", changes=50, pause_s=0.02, from_ns=start + 1_000_000, step_ns=1_000_000, first=2)
         connector.restart()
         until(lambda: len(rows(made, "R0/temperature", start)) == 51, 15, "the whole series")
@@ -226,7 +227,7 @@ def test_history_fills_the_hole(kafka: str, tmp_path: Path) -> None:
 
 
 def test_cyclic_reads_and_clean_stop(kafka: str, tmp_path: Path) -> None:
-    """A node marked cyclic is read at its interval, not subscribed; SIGTERM ends the process with 0 and its session."""
+    """A node marked cyclic is read at its interval, not subscribed; SIGTERM ends the process with 0."""
     with bench(kafka, tmp_path) as made:
         server = made.server(assets=1, tags=["Ph"])
         node = 'node = "ns=2;s=Reactor.R0.Ph.PV", asset = "R0", tag = "ph", read = "cyclic", interval_s = 0.2'
@@ -237,6 +238,25 @@ def test_cyclic_reads_and_clean_stop(kafka: str, tmp_path: Path) -> None:
         until(lambda: len(rows(made, "R0/ph", start)) == 6, 20, "every change, as it is slower than the reads")
         assert connector.stop() == 0
         assert "stopped" in connector.tail()
+        assert_no_error(connector)
+
+
+def test_a_clean_stop_loses_no_more_than_a_crash(kafka: str, tmp_path: Path) -> None:
+    """The server keeps the subscription of a connector that is stopped (SIGTERM), and the next process goes on with it:
+    no reading is missing and there is no gap."""
+    with bench(kafka, tmp_path) as made:
+        server = made.server(assets=1, tags=["Temperature"])
+        connector = made.connector(server)
+        connector.says("subscribed to 1 items")
+        start = now_us()
+        server.do("script", changes=30, pause_s=0.01, from_ns=start, step_ns=1_000_000)
+        assert connector.stop() == 0
+        server.do("script", changes=60, pause_s=0.001, from_ns=start + 30_000_000, step_ns=1_000_000, first=30)
+        connector.restart()
+        connector.says("went on with our subscription")
+        until(lambda: len(rows(made, "R0/temperature", start)) >= 90, 30, "90 readings")
+        assert times(made, "R0/temperature")[-90:] == [start + i * 1_000_000 for i in range(90)]
+        assert made.raw.gaps() == []
         assert_no_error(connector)
 
 
