@@ -1,24 +1,33 @@
 """The checker on a real Kafka and a real InfluxDB: one thing is wrong at a time, it is named, and nothing else is."""
 
+import os
+import subprocess
+import sys
+import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import orjson
 import pytest
+from confluent_kafka import Producer
 
-from audit.check import Report
-from audit.kafka import home
+from audit.check import Report, check
+from audit.expected import ExpectedError, load
+from audit.kafka import Cluster, home
 from runtime.partitions import home_partition
 from schemas.codec import decode_as, encode
-from schemas.frames import EstimateFrame, ValidatedFrame
+from schemas.frames import EstimateFrame, Gap, ValidatedFrame
 from schemas.records import Rejected
 from schemas.states import StageState
 from schemas.topics import ESTIMATES, RAW, REJECTED, STATE, VALIDATED
 from services.influxdb import InfluxDB
 from tests.audit.flow import START_NS, Flow, flipped, write
+from tests.faults.fold import fold
 
 ROOT = Path(__file__).parents[2]
 Damage = Callable[[Flow], None]
@@ -252,6 +261,27 @@ def _point_bit(flow: Flow) -> None:
     flow.points[index] = flow.points[index].replace(f"value={value!r}", f"value={np.nextafter(value, 0.0)!s}")
 
 
+def _told(flow: Flow, tags: tuple[str, ...] = ("pressure",), to_ns: int = 5_000_000_000) -> None:
+    """A pressure is lost 4.85 s after the start; a gap frame tells of the time from 4.7 s on."""
+    asset = flow.assets()[0]
+    gap = Gap(from_ns=START_NS + 4_700_000_000, to_ns=START_NS + to_ns, cause="queue overflowed", lost=1)
+    flow.line(asset, "pressure", START_NS + 4_850_000_000, 2.5)
+    flow.frames.append(flow.without_readings(asset, 12, gap, tags))
+    flow.run()
+
+
+def _told_of_all_tags(flow: Flow) -> None:
+    _told(flow, ())
+
+
+def _told_of_another_tag(flow: Flow) -> None:
+    _told(flow, ("temperature",))
+
+
+def _told_of_another_time(flow: Flow) -> None:
+    _told(flow, to_ns=4_840_000_000)
+
+
 def _named(damage: object, topic: str) -> Damage:
     return lambda flow: damage(flow, topic)  # type: ignore[operator]
 
@@ -297,6 +327,10 @@ CASES: dict[str, tuple[Damage, dict[str, int]]] = {
     "unreadable, not rejected": (_unreadable_and_not_rejected, {"rejected.missing": 1}),
     "garbage": (_named(_garbage, b"1"), {}),  # type: ignore[arg-type]
     "garbage altered": (_named(_garbage, b"2"), {"rejected.missing": 1}),  # type: ignore[arg-type]
+    "told": (_told, {}),
+    "told of all tags": (_told_of_all_tags, {}),
+    "told of another tag": (_told_of_another_tag, {"raw.missing": 1, "influxdb.missing": 1}),
+    "told of another time": (_told_of_another_time, {"raw.missing": 1, "influxdb.missing": 1}),
     "point removed": (_point_removed, {"influxdb.missing": 1}),
     "point doubled": (_point_doubled, {"influxdb.repeated": 1}),
     "point bit": (_point_bit, {"influxdb.altered": 1}),
@@ -355,3 +389,89 @@ def test_without_expected_outputs_all_but_contents_is_checked(found: Found, case
     """Without a fold to compare with, everything is found but what only the contents of outputs and states show."""
     faults = {name: count for name, count in CASES[case][1].items() if not name.endswith(".differing")}
     assert _faults_of(found.flows[case], found.without) == faults
+
+
+@pytest.mark.services
+def test_what_gap_frames_tell_of_is_counted_apart(found: Found) -> None:
+    """A reading lost inside the interval of a gap frame of its tag is told, with the interval; no other loss is."""
+    asset = found.flows["told"].assets()[0]
+    (hole,) = (hole for hole in found.with_expected.told if hole.asset == asset)
+    assert (hole.from_ns, hole.to_ns) == (START_NS + 4_700_000_000, START_NS + 5_000_000_000)
+    assert (hole.tags, hole.missing, hole.present, hole.lost) == (("pressure",), 1, 0, 1)
+    assert found.with_expected.tallies["raw"].figures["told_missing"] == 2
+    untold = found.flows["told of another tag"].assets()[0]
+    assert [hole.missing for hole in found.with_expected.told if hole.asset == untold] == [0]
+
+
+@pytest.mark.services
+def test_repetitions_and_rejections_are_figures(found: Found) -> None:
+    """Frames and readings that came again are counted, and what was rejected by stage and kind of reason."""
+    report = found.with_expected
+    assert report.tallies["raw"].figures["repeated_frames"] == 1
+    assert report.tallies["raw"].figures["repeated_readings"] == 4
+    assert report.tallies["validated"].figures["repeated_frames"] == 1
+    assert report.rejected["connector.mqtt"] == {"no valid JSON at …": 4}
+    assert report.rejected["validation"] == {"body is cut short at byte …": 3}
+
+
+@pytest.mark.services
+def test_the_checker_waits_for_what_is_on_its_way(kafka: str, influx: InfluxDB, tmp_path: Path) -> None:
+    """While topics grow nothing is judged for good; a fold of another raw topic is refused."""
+    flow = Flow("late")
+    flow.fill()
+    flow.run()
+    last = flow.of(STATE.name)[-1]
+    flow.records.remove(last)
+    written = write([flow], "late", kafka, influx, tmp_path)
+    expected = tmp_path / "expected.json"
+    fold(written.plant, expected)
+    producer = Producer({"bootstrap.servers": kafka})
+    produce = partial(producer.produce, STATE.full_name("late"), last.value, last.key, last.partition)
+    later = threading.Timer(1.0, lambda: (produce(), producer.flush(30)))
+    later.start()
+    cluster = Cluster(bootstrap=kafka, prefix="late")
+    report = check([written.journal], cluster, written.database, load(expected), patience_s=20, quiet_s=0)
+    later.join()
+    assert report.faults() == {}
+    beat = flow.without_readings(flow.assets()[0], 12)
+    producer.produce(RAW.full_name("late"), encode(beat), beat.asset.encode(), 0)
+    assert producer.flush(30) == 0
+    with pytest.raises(ExpectedError, match="fold again"):
+        check([written.journal], cluster, None, load(expected), patience_s=0, quiet_s=0)
+
+
+@pytest.mark.services
+def test_the_program_ends_with_0_only_where_everything_holds(kafka: str, influx: InfluxDB, tmp_path: Path) -> None:
+    """Exit code 0, 1 where something is wrong, 2 where it cannot tell; a table, and the report as JSON."""
+    flow = Flow("program")
+    flow.fill()
+    flow.run()
+    written = write([flow], "program", kafka, influx, tmp_path)
+    settings, out = tmp_path / "kafka.properties", tmp_path / "report.json"
+    settings.write_text("# for the auditor\nclient.id=auditor\n")
+
+    def run(prefix: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "audit", "--journal", str(written.journal), "--kafka", kafka]
+        command += ["--prefix", prefix, "--kafka-properties", str(settings), "--influx-url", influx.url]
+        command += ["--out", str(out), "--patience-s", "0", "--quiet-s", "0"]
+        env = {**os.environ, "INFLUX_TOKEN": influx.token, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+
+    ended = run("program")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "everything holds" in ended.stdout
+    report = orjson.loads(out.read_bytes())
+    assert report["ok"]
+    assert report["stages"]["raw"]["readings"] == report["influxdb"]["readings"]["stored"] == len(flow.lines)
+    with written.journal.open("ab") as journal:
+        journal.write(orjson.dumps(flow.lines[0] | {"source_time_ns": START_NS + 1}) + b"\n")
+    ended = run("program")
+    assert ended.returncode == 1
+    assert f"raw.missing: program-A/temperature at {START_NS + 1}" in ended.stdout
+    assert orjson.loads(out.read_bytes())["faults"] == {"raw.missing": 1, "influxdb.missing": 1}
+    settings.write_text("sasl.password\n")
+    ended = run("program")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "line 1: allowed is name=value" in ended.stderr
+    settings.write_text("")
+    assert "has no topic elsewhere" in run("elsewhere").stderr

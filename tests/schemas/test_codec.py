@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from connectors.framer import Framer, Reading
 from runtime.config import Framing
 from schemas import codec
-from schemas.codec import DecodeError, decode, decode_as, encode, version_of
+from schemas.codec import DecodeError, decode, decode_as, encode, identity_of, version_of
 from schemas.frames import EstimateFrame, Frame, FrameError, Gap, ValidatedFrame, columns_of, empty_columns
 from schemas.quality import Mark
 from schemas.records import Alert, Rejected, TwinState, Variable, Window
@@ -240,3 +240,16 @@ def crc_64_avro(data: bytes) -> int:
     for byte in data:
         crc = (crc >> 8) ^ table[(crc ^ byte) & 0xFF]
     return crc
+
+
+def test_an_identity_is_read_without_the_rest() -> None:
+    """What has an identity gives the same one without being built; another type, a cut and a tail are refused."""
+    with_identity = [record for record in RECORDS if hasattr(record, "identity")]
+    assert {type(record) for record in with_identity} >= {*FRAMES, TwinState}
+    for record in with_identity:
+        data = encode(record)
+        assert identity_of(data, type(record)) == record.identity
+        other = TwinState if isinstance(record, Frame) else Frame
+        for wrong, kind in ((data, other), (data[:-1], type(record)), (data + b"x", type(record))):
+            with pytest.raises(DecodeError):
+                identity_of(wrong, kind)
