@@ -7,6 +7,7 @@ import asyncio
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,6 @@ class Flow:
 
     def run(self) -> None:
         """Make the records and points that the frames lead to."""
-        settings = kernel_settings(Plant())
         states: dict[tuple[str, str], Any] = {}
         applied: dict[tuple[str, str], Record] = {}
         for index, frame in enumerate(self.frames):
@@ -128,9 +128,9 @@ class Flow:
                 self.reject(made)
                 continue
             current: Any = frame
-            for name, (stage, params_from) in STAGES.items():
+            for name, (stage, params) in _stages().items():
                 state = states.get((name, frame.asset)) or stage.initial(frame.asset)
-                new, out, _ = stage.step(state, current, params_from(settings))
+                new, out, _ = stage.step(state, current, params)
                 if out is None:
                     break
                 states[name, frame.asset], applied[name, frame.asset] = new, made
@@ -157,6 +157,13 @@ class Flow:
     def of(self, topic: str, asset: str | None = None) -> list[Record]:
         """The records of a topic and asset."""
         return [r for r in self.records if r.topic == topic and asset in (None, r.key.decode())]
+
+
+@cache
+def _stages() -> dict[str, tuple[Any, Any]]:
+    """Every stage with its params, made once: they remember what they have worked out per tag."""
+    settings = kernel_settings(Plant())
+    return {name: (stage, params_from(settings)) for name, (stage, params_from) in STAGES.items()}
 
 
 def _rejected(record: Record, names: dict[str, str]) -> bytes:
