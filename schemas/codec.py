@@ -92,17 +92,21 @@ def identity_of(data: bytes, expected: type[Frame | TwinState]) -> Identity:
     version = version_of(data)
     if version.name != expected.schema:
         raise DecodeError(f"record is a {version.name}, allowed here is {expected.schema}")
-    return Identity(**_body(data, version, _identity_reader(version.parsed["name"])))
+    # fastavro skips a field beyond the end without a word; with a byte behind the record it ends there, not where it must.
+    return Identity(**_body(data, version, _identity_reader(version.parsed["name"]), behind=b"\0"))
 
 
-def _body(data: bytes, version: Version, reader: Any) -> Any:
-    """What the reader's schema (None: the writer's) makes of the bytes after the header. Raises DecodeError."""
+def _body(data: bytes, version: Version, reader: Any, behind: bytes = b"") -> Any:
+    """What the reader's schema (None: the writer's) makes of the bytes after the header, `behind` put behind them.
+
+    Raises DecodeError.
+    """
     if len(data) > UNWEIGHED_BYTES:
         try:
             Walk(data, HEADER_BYTES).over(version.parsed)
         except Absurd as error:
             raise DecodeError(f"{version.name} v{version.number}: {error}") from error
-    body = io.BytesIO(data)
+    body = io.BytesIO(data + behind)
     body.seek(HEADER_BYTES)
     try:
         plain: Any = fastavro.schemaless_reader(body, version.parsed, reader)
