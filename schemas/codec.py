@@ -92,7 +92,7 @@ def identity_of(data: bytes, expected: type[Frame | TwinState]) -> Identity:
     version = version_of(data)
     if version.name != expected.schema:
         raise DecodeError(f"record is a {version.name}, allowed here is {expected.schema}")
-    # fastavro skips a field beyond the end without a word; with a byte behind the record it ends there, not where it must.
+    # fastavro skips beyond the end without a word; with a byte behind the record that ends elsewhere than it must.
     return Identity(**_body(data, version, _identity_reader(version.parsed["name"]), behind=b"\0"))
 
 
