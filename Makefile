@@ -29,11 +29,11 @@ check: setup ## formatting, lint, types
 test: check services ## everything that proves the project, on real services
 	.venv/bin/python -m pytest
 
-faults: services ## strike every row of the table of faults; SEEDS=1,2,3 JOBS=2 OUT=faults.json
-	.venv/bin/python -m tests.faults --seeds $(or $(SEEDS),1) --jobs $(or $(JOBS),1) --out $(or $(OUT),faults.json)
+faults: services ## strike every row of the table of faults; SEEDS=1,2,3 JOBS=2 OUT=faults.json LOAD=20x50x2 (assets x tags x Hz)
+	$(if $(LOAD),FAULTS_LOAD=$(LOAD) ).venv/bin/python -m tests.faults --seeds $(or $(SEEDS),1) --jobs $(or $(JOBS),1) --out $(or $(OUT),faults.json)
 
-fault: services ## one row of it: ROW=3 SEED=7 (SHORT=1: as in `make test`)
-	.venv/bin/python -m tests.faults --row $(ROW) --seed $(or $(SEED),1) --out fault.json $(if $(SHORT),--short)
+fault: services ## one row of it: ROW=3 SEED=7 (SHORT=1: as in `make test`) LOAD=20x50x2
+	$(if $(LOAD),FAULTS_LOAD=$(LOAD) ).venv/bin/python -m tests.faults --row $(ROW) --seed $(or $(SEED),1) --out fault.json $(if $(SHORT),--short)
 
 fuzz: setup ## fuzz both decoders, guided by coverage; MINUTES=10 each
 	@.venv/bin/python -c 'import atheris' 2>/dev/null || .venv/bin/pip install --quiet \

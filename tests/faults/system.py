@@ -63,6 +63,20 @@ class Load:
 
 
 DEFAULT_LOAD = Load()
+#: ASSETSxTAGSxHZ: what rows send in their full form, unless they say otherwise. `bench.capacity` tells half of what
+#: this machine sustains.
+LOAD_VARIABLE = "FAULTS_LOAD"
+
+
+def usual_load(short: bool) -> Load:
+    """What a row sends unless it says otherwise. Raises ValueError where the environment's is none."""
+    text = os.environ.get(LOAD_VARIABLE)
+    if short or not text:
+        return DEFAULT_LOAD
+    found = re.fullmatch(r"(\d+)x(\d+)x(\d+(?:\.\d+)?)", text)
+    if found is None:
+        raise ValueError(f"{LOAD_VARIABLE}={text!r}: allowed is ASSETSxTAGSxHZ, as 20x50x2.5")
+    return Load(assets=int(found[1]), tags=int(found[2]), rate_hz=float(found[3]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +294,7 @@ class System:
         load = load or Load()
         journal = self.run_dir / f"journal-{len(self.journals)}.jsonl"
         self.journals.append(journal)
+        self.rig.note("readings_hz", load.assets * load.tags * load.rate_hz)
         command = twin_command(
             "plant", "load", "--run-dir", str(self.run_dir), "--config", str(self.config),
             "--assets", str(load.assets), "--tags", str(load.tags), "--rate-hz", str(load.rate_hz),
@@ -416,6 +431,7 @@ def running(
     Connectors and agents go through the proxies that are given; this process does not. `fail_points`: agents run with
     the fail points of `tests.faults.worker`, for `System.fail_at`.
     """
+    load = usual_load(rig.short) if load is DEFAULT_LOAD else load
     run_dir = rig.folder / "run"
     run_dir.mkdir(parents=True, exist_ok=True)
     env = {**stack.env, "OPCUA_URL": f"opc.tcp://127.0.0.1:{free_port()}"}

@@ -9,6 +9,7 @@ from tests.faults import table
 from tests.faults.resources import Use
 from tests.faults.rig import Outcome, Rig, TooLate
 from tests.faults.rows.row_26 import judge_flatness
+from tests.faults.system import DEFAULT_LOAD, LOAD_VARIABLE, Load, usual_load
 
 
 def _run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, strike: object) -> Outcome:
@@ -80,3 +81,13 @@ def test_passed_runs_are_not_repeated(monkeypatch: pytest.MonkeyPatch, tmp_path:
     table.run_table([1, 2], [1, 2], False, 1, out)
     assert ran[4:] == [(2, 1)]
     assert "| 2 | t | 1, 2 | 2 |" in out.with_suffix(".md").read_text()
+
+
+def test_the_load_of_the_full_form_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FAULTS_LOAD holds for full forms only; what is no load is an error."""
+    monkeypatch.setenv(LOAD_VARIABLE, "20x50x2.5")
+    assert usual_load(short=True) == DEFAULT_LOAD
+    assert usual_load(short=False) == Load(assets=20, tags=50, rate_hz=2.5)
+    monkeypatch.setenv(LOAD_VARIABLE, "1000/s")
+    with pytest.raises(ValueError, match="allowed is"):
+        usual_load(short=False)
