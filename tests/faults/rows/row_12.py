@@ -19,7 +19,7 @@ from tests.faults.system import CONNECTORS, Load, System
 TITLE = "partition count changed under a running system"
 STAGES = ("validation", "estimation", "twin", "sink")
 #: Each looks every 5 s; some leave because of a rebalance first, and refuse when they are started again.
-REFUSED_S = 60.0
+REFUSED_S = 120.0
 #: By MQTT only: the broker holds what comes while everybody refuses. An OPC UA server's queues hold a few seconds.
 LOAD = Load(opcua_share=0.0)
 
@@ -71,7 +71,7 @@ def _remedy(rig: Rig, system: System) -> None:
         said.append(done.stdout + done.stderr)
         return done.returncode == 0
 
-    rig.wait_for(moved, "carried over", 60)  # the groups' sessions may have to time out
+    rig.wait_for(moved, "carried over", 120)  # the groups' sessions may have to time out
     rig.require("still works" in said[0] or len(said) == 1, f"refused for no other reason: {said[0]}")
     system.plant = load(system.config)
     supervisor.up(
