@@ -181,7 +181,7 @@ class Fold:
             await self._warn_of_loss(term, tp, frame, lost)
         for rejected in rejects:
             placed = replace(rejected, topic=tp.topic, partition=tp.partition, offset=offset)
-            await self._send(term, tp, REJECTED_TOPIC, asset.encode(), encode(placed))
+            await self._send(term, tp, REJECTED_TOPIC, asset.encode(), encode(placed.fitting()))
             REJECTED.inc()
         try:
             for topic, key, data in encoded:

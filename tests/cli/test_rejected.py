@@ -35,7 +35,7 @@ from tests.agents.sink_samples import frame as estimates
 from tests.connectors.mqtt_tools import Bench, until
 from tests.end_to_end.system_tools import ROOT
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(400)]
 PARTITIONS = 4
 SECOND_NS = 1_000_000_000
 
@@ -56,7 +56,7 @@ def agent(config: Path, stage: str, code: Path = ROOT) -> Iterator[None]:
     finally:
         process.terminate()
         try:
-            process.wait(20)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -141,7 +141,7 @@ def test_a_poisonous_payload_is_listed_shown_and_used_when_the_configuration_und
         bench.publish(client, "R1", "temperature", poison)
         nameless = json.dumps({"value": 85.3, "unit": "degC", "timestamp": "2025-10-26T10:30:15Z"})
         client.publish(f"{bench.root}/R1/sensor", nameless, qos=1)
-        until(lambda: len(bench.rejected()) == 2, 20, "two rejected records")
+        until(lambda: len(bench.rejected()) == 2, 60, "two rejected records")
         assert bench.stop(connector) == 0
 
         listed = {
@@ -206,7 +206,7 @@ def test_a_frame_of_an_unknown_schema_is_used_once_after_the_upgrade(
 
     produce(kafka_settings, RAW, encode(raw_frame(1.0, 0, 0)), unknown, encode(raw_frame(3.0, 2, 2)))
     with agent(config, "validation"):
-        until(lambda: outputs() == [1.0, 3.0], 40, "two readings")
+        until(lambda: outputs() == [1.0, 3.0], 120, "two readings")
     (entry,) = opened(kafka_settings).entries.values()
     assert (entry.record.stage, entry.record.asset, entry.record.offset) == ("validation", "R101", 1)
     assert "fingerprint" in entry.record.reason
@@ -235,7 +235,7 @@ def test_a_frame_of_an_unknown_schema_is_used_once_after_the_upgrade(
         assert len(raw) == 5  # sent by the run that was killed, and by the next one, the same bytes
         assert raw[3] == raw[4]
         produce(kafka_settings, RAW, encode(raw_frame(4.0, 3, 3)))
-        until(lambda: 4.0 in outputs(), 40, "the last reading")
+        until(lambda: 4.0 in outputs(), 120, "the last reading")
     assert sorted(outputs()) == [1.0, 2.0, 3.0, 4.0]
     frames = [decode_as(data, ValidatedFrame) for data in values_of(kafka_settings, VALIDATED)]
     (retried,) = (f for f in frames if f.source == "mqtt-1/retry-raw")
@@ -257,7 +257,7 @@ def test_what_the_sink_rejected_is_stored_when_influxdb_takes_it(
     config = tmp_path / "plant.toml"
     config.write_text(toml_of(plant))
     with agent(config, "sink"):
-        until(lambda: len(opened(kafka_settings).entries) == 3, 40, "three rejected readings")
+        until(lambda: len(opened(kafka_settings).entries) == 3, 120, "three rejected readings")
     log = opened(kafka_settings)
     assert {(e.record.stage, e.record.asset, e.record.tag) for e in log.entries.values()} == {
         ("sink", "R101", "temperature")
