@@ -67,9 +67,10 @@ class Batches:
         """Batches handled."""
         return self._batches
 
-    async def assigned(self, positions: Mapping[Partition, Positions]) -> None:
+    async def assigned(self, positions: Mapping[Partition, Positions]) -> frozenset[Partition]:
         """Begin anew; a batch of an earlier assignment may still be in the hands of the function."""
         self._forget()
+        return frozenset()
 
     async def revoked(self) -> None:
         """Drop what was gathered; what is being handled is not acknowledged."""

@@ -55,7 +55,8 @@ class Positions:
         return 0 if self.committed is None else max(0, self.log_start - self.committed)
 
 
-OnAssigned = Callable[[Mapping[Partition, Positions]], Awaitable[None]]
+#: Restores the state of an assignment; gives the partitions that must be read from the log's start to restore theirs.
+OnAssigned = Callable[[Mapping[Partition, Positions]], Awaitable[frozenset[Partition]]]
 OnRevoked = Callable[[], Awaitable[None]]
 
 
@@ -99,10 +100,11 @@ class Ownership:
         term = self.term = self.term + 1
         tps = [TopicPartition(*tp) for tp in self._consumer.assignment() if tp.topic in self._sources]
         positions = await self._in_consumer_thread(_positions(self._raw, tps)) if tps else {}
-        await self._on_assigned(positions)
-        if term != self.term:
+        anew = await self._on_assigned(positions)
+        # Committed before the first row: killed in between, the next owner must not go on from where we were.
+        if term != self.term or (anew and not await self.commit({tp: positions[tp].log_start for tp in anew})):
             return
-        self._expected = {tp: p.first for tp, p in positions.items()}
+        self._expected = {tp: p.log_start if tp in anew else p.first for tp, p in positions.items()}
         self.committed = dict(self._expected)
         self._sought.clear()
         self.seeks = 0

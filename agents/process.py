@@ -39,8 +39,8 @@ HOPS = {"validation": 0, "estimation": 1, "twin": 2, "sink": 3}  # places down t
 class Worker(Protocol):
     """What an agent does with the records of its partitions. Called in the event loop, never twice at a time."""
 
-    async def assigned(self, positions: Mapping[Partition, Positions]) -> None:
-        """Partitions are ours now: restore whatever belongs to them."""
+    async def assigned(self, positions: Mapping[Partition, Positions]) -> frozenset[Partition]:
+        """Partitions are ours now: restore whatever belongs to them. Gives those to read from the log's start."""
 
     async def revoked(self) -> None:
         """They no longer are: write nothing more for them."""
@@ -132,32 +132,36 @@ class Process:
                 log.exception("%s: failed at %s/%d offset %d", self.name, *message.tp, message.offset)
                 leave(f"{self.name}: {error!r}")
 
-    async def _on_assigned(self, positions: Mapping[Partition, Positions]) -> None:
+    async def _on_assigned(self, positions: Mapping[Partition, Positions]) -> frozenset[Partition]:
         try:
-            await self._warn_of_retention(positions)
-            await self.worker.assigned(positions)
+            for tp, position in positions.items():
+                if position.expired:
+                    message = (
+                        f"{self.name}: {position.expired} records of {tp.topic}/{tp.partition} were deleted unread"
+                    )
+                    LOST_FRAMES.inc(position.expired)
+                    await self._warn("retention", tp, f"{message}: retention is too short", position.expired)
+            anew = await self.worker.assigned(positions)
+            for tp in anew:
+                start, first = positions[tp].log_start, positions[tp].first
+                message = f"{self.name}: no state in partition {tp.partition} of the changelog, although {tp.topic} is "
+                message += f"worked on up to {first}; reading it again from {start}"
+                gone = f": what the {start} expired records before did is lost" if start else ""
+                await self._warn("state_lost", tp, message + gone, start)
+            return anew
         except Exception as error:
             log.exception("%s: cannot begin", self.name)
             leave(f"{self.name}: cannot begin: {error!r}")
 
-    async def _warn_of_retention(self, positions: Mapping[Partition, Positions]) -> None:
+    async def _warn(self, kind: str, tp: Partition, message: str, value: float) -> None:
+        """One log line and one alert."""
+        log.critical("%s", message)
+        alert = Alert(
+            asset="all", kind=kind, severity="critical", time_ns=time.time_ns(), message=message, value=float(value)
+        )
         receipts = Receipts()
-        for tp, position in positions.items():
-            if not position.expired:
-                continue
-            message = f"{self.name}: {position.expired} records of {tp.topic}/{tp.partition} were deleted unread"
-            log.critical("%s: retention is too short", message)
-            LOST_FRAMES.inc(position.expired)
-            alert = Alert(
-                asset="all",
-                kind="retention",
-                severity="critical",
-                time_ns=time.time_ns(),
-                message=message,
-                value=float(position.expired),
-            )
-            topic = ALERTS.full_name(self.plant.kafka.prefix)
-            await self.outbox.send(receipts, topic, b"all", encode(alert), tp.partition)
+        topic = ALERTS.full_name(self.plant.kafka.prefix)
+        await self.outbox.send(receipts, topic, b"all", encode(alert), tp.partition)
         await receipts.wait()
 
     async def _on_revoked(self) -> None:

@@ -116,8 +116,13 @@ class StageWorker:
     async def close(self) -> None:
         """Nothing of its own."""
 
-    async def assigned(self, positions: Mapping[Partition, Positions]) -> None:
-        """Read the changelog of the partitions, check it against them, and begin the fold."""
+    async def assigned(self, positions: Mapping[Partition, Positions]) -> frozenset[Partition]:
+        """Read the changelog of the partitions, check it against them, and begin the fold.
+
+        Gives the partitions that have been worked on and have no state in the changelog: it is lost. Folding all that
+        their log still has builds it again, the same as before where nothing has expired; outputs that come again are
+        dropped by the next stage.
+        """
         begun = time.monotonic()
         kafka, topic = self._plant.kafka, self._changelog.full_name(self._plant.kafka.prefix)
         source = self._source.full_name(kafka.prefix)
@@ -142,6 +147,8 @@ class StageWorker:
         self._fold.begin(rows, {key.decode(): home[key.decode()] for key in found.overtaken})
         took = time.monotonic() - begun
         log.info("%s: %d rows in %d records of %s, %.1f s", self._stage.name, len(rows), found.read, topic, took)
+        kept = set(found.partition_of.values())
+        return frozenset(tp for tp, p in positions.items() if tp.partition not in kept and p.first > p.log_start)
 
     def _beat(self, rows_read: int) -> None:
         self._rows_read = rows_read

@@ -7,6 +7,7 @@ under way at a time: the server's queues are the buffer while Kafka is slow, and
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Sequence
 
 from asyncua import ua
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 LIFETIME_S = 3600.0  # how long a server should keep the queues while we do not ask
 NOTIFICATIONS_MAX = 10_000  # values per answer; bounds memory
 REPUBLISH_MAX = 1000
+TICK_S = 0.25
+STANDSTILL_S = 1.0  # this process did nothing for so long (SIGSTOP, a machine asleep): queues may have overflowed
 _SEQUENCES = 2**32 - 1  # numbers go from 1 to this one, then from 1 again
 
 #: A filter that a server does not support for this item: subscribe without one.
@@ -143,6 +146,20 @@ class Subscription:
 
     async def run(self) -> None:
         """Publish for ever. Raises TROUBLE."""
+        self._tick(time.monotonic())
+        try:
+            await self._run()
+        finally:
+            self._next_tick.cancel()
+
+    def _tick(self, last_s: float) -> None:
+        """See whether we stood still. A plain callback, so that it runs before anybody sees what came meanwhile."""
+        now_s = time.monotonic()
+        if now_s - last_s > TICK_S + STANDSTILL_S:
+            self._after_outage = True
+        self._next_tick = asyncio.get_running_loop().call_later(TICK_S, self._tick, now_s)
+
+    async def _run(self) -> None:
         acknowledge: list[int] = []
         while True:
             answer = await self._publish(acknowledge)

@@ -2,7 +2,8 @@
 
 A sample is written only when there is room for it in the queue of every monitored item on its node (asyncua drops the
 oldest of a full queue without the overflow bit): so this server itself loses nothing, as long as `patience_s` lasts.
-One place of a queue stays empty, because a subscriber must take a full queue for one that overflowed.
+One place of a queue stays empty, because a subscriber must take a full queue for one that overflowed. And a
+notification can be had again until it is acknowledged (asyncua forgets it when it was republished once).
 Knows samples and OPC UA, nothing of physics.
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncua import Server, ua
+from asyncua.server.internal_subscription import InternalSubscription
 
 from plant import server_certificate
 from plant.journal import Journal
@@ -46,6 +48,7 @@ class PlantServer:
     async def start(self, first: Sequence[Sample]) -> None:
         """Create a node for each of the first samples, which are journaled like all others, then listen."""
         server = self._server
+        InternalSubscription.republish = republish
         await server.init()
         server.set_endpoint(self._url)
         server.set_server_name("process-twin plant")
@@ -164,6 +167,12 @@ class PlantServer:
             await self._server.load_private_key(key)
             policy = ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt
         self._server.set_security_policy([policy])
+
+
+def republish(subscription: Any, number: int) -> ua.NotificationMessage:
+    """A notification that is not acknowledged yet; it stays until it is (OPC 10000-4 §5.14.6)."""
+    result = subscription._not_acknowledged_results.get(number)
+    return result.NotificationMessage if result else ua.NotificationMessage()
 
 
 def data_value(sample: Sample) -> ua.DataValue:

@@ -90,19 +90,21 @@ def items(*tags: str) -> list[Item]:
     return [dataclasses.replace(ITEM, tag=tag, node=f"s={tag}") for tag in tags]
 
 
+SESSION = Resumable(
+    url="u", token="i=5", nonce="00", subscription=7, item_ids=(1, 2), publishing_ms=100.0, keepalive_count=50
+)
+
+
 def test_times_and_session_survive_the_process(tmp_path: Path) -> None:
     """A new process finds the session to take over, the last sequence number and every tag's time, without a close."""
-    session = Resumable(
-        url="u", token="i=5", nonce="00", subscription=7, item_ids=(1, 2), publishing_ms=100.0, keepalive_count=50
-    )
     before = Memory(tmp_path, "ua")
     before.bind(items("a", "b"))
-    before.keep(session)
+    before.keep(SESSION)
     before.sequence = 41
     before.remember(1, 1000)
     before.remember(1, 900)
     now = Memory(tmp_path, "ua")
-    assert now.resumable == session and now.same_items(items("a", "b"))
+    assert now.resumable == SESSION and now.same_items(items("a", "b"))
     now.bind(items("a", "b"))
     assert (now.sequence, now.last_ns(0), now.last_ns(1)) == (41, None, 1000)
     assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.glob("*.json"))
@@ -116,7 +118,41 @@ def test_other_items_keep_their_times_but_not_the_session(tmp_path: Path) -> Non
     before.bind(items("b", "c", "a"))
     assert [before.last_ns(i) for i in range(3)] == [1000, None, None]
     assert before.resumable is None and before.sequence == 0
-    assert len(list(tmp_path.glob("*.times"))) == 1
+    assert len(list(tmp_path.glob("*.times"))) == 2
+
+
+@pytest.mark.parametrize("damage", ["deleted", "cut", "flipped"])
+@pytest.mark.parametrize("name", ["ua.opcua.json", "ua.opcua.copy.json", "ua.opcua-1.times", "ua.opcua-1.copy.times"])
+def test_damage_to_one_file_of_the_memory_loses_nothing(tmp_path: Path, name: str, damage: str) -> None:
+    """Whichever file is deleted, cut, or has a bit turned over, the next process remembers the same."""
+    before = Memory(tmp_path, "ua")
+    before.bind(items("a", "b"))
+    before.keep(SESSION)
+    before.sequence = 41
+    before.remember(1, 1000)
+    path = tmp_path / name
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 1
+    path.unlink()
+    if damage != "deleted":
+        path.write_bytes(data if damage == "flipped" else data[:-2])
+    for _ in range(2):
+        now = Memory(tmp_path, "ua")
+        assert now.resumable == SESSION and now.same_items(items("a", "b"))
+        assert (now.sequence, now.last_ns(0), now.last_ns(1)) == (41, None, 1000)
+
+
+def test_damage_under_a_running_process_is_seen(tmp_path: Path) -> None:
+    """A bit turned over in a file that is in use does not become a time that nobody was at."""
+    memory = Memory(tmp_path, "ua")
+    memory.bind(items("a"))
+    memory.remember(0, 1000)
+    with (tmp_path / "ua.opcua-1.times").open("r+b") as file:
+        file.seek(16 + 6)
+        file.write(b"\x01")
+    assert memory.last_ns(0) == 1000
+    memory.remember(0, 2000)
+    assert Memory(tmp_path, "ua").last_ns(0) == 2000
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"format": 9}', b"\xff\xfe"])

@@ -90,7 +90,11 @@ class Worker:
     @property
     def assigned(self) -> bool:
         """Whether it has joined its group."""
-        return any(s.name == "twin_healthy" and s.value == 1 for s in supervisor._samples(self.metrics_port))
+        return self.metric("twin_assigned_partitions") not in (None, 0.0)
+
+    def metric(self, name: str) -> float | None:
+        """A metric of it now; None where it does not answer."""
+        return next((s.value for s in supervisor._samples(self.metrics_port) if s.name == name), None)
 
     def stop(self) -> float:
         """End it in its regular way; the seconds from the signal to its end."""
@@ -168,6 +172,18 @@ class System:
             for pid in pids:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
+
+    @contextmanager
+    def service_stopped(self, service: str) -> Iterator[None]:
+        """SIGSTOP a service; SIGCONT at the end of the block."""
+        pid = getattr(self.stack, service).pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            self.rig.wait_for(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED, f"{service} stands", 5)
+            self.rig.struck()
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     def wait_ready(self, *names: str, within_s: float = 60.0) -> float:
         """Wait until the supervisor calls processes ready."""
