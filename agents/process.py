@@ -73,6 +73,7 @@ class Process:
         self.plant, self.name, self.sources = plant, name, sources
         self._make_worker = make_worker
         self._ending = asyncio.Event()
+        self._nothing_waited_s = time.monotonic()
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT; the exit code."""
@@ -211,8 +212,10 @@ class Process:
             HEALTH.ill(ASSIGNMENT, "no partitions are assigned, or their state is being restored", logging.INFO)
             return
         HEALTH.well(ASSIGNMENT, "complete")
-        waiting = ours.lag() + ours.unacknowledged
-        standstill_s = self.watchdog.standstill_s if waiting else 0.0
+        now_s = time.monotonic()
+        if not ours.lag() + ours.unacknowledged:
+            self._nothing_waited_s = now_s
+        standstill_s = min(self.watchdog.standstill_s, now_s - self._nothing_waited_s)
         STANDSTILL.set(standstill_s)
         if standstill_s > STANDSTILL_S + 2 * checkpoint_s:
             HEALTH.ill(PROGRESS, f"nothing has advanced since {_clock(standstill_s)}, while records wait")

@@ -19,6 +19,7 @@ from runtime.last_resort import LastResort
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
+SECOND_LOOK_S = 2.0  # what waits may have come this moment, after a long time of nothing
 FORGIVEN_S = 1.0  # the watchdog's own thread came so late: the machine stood still, not the loop alone
 
 
@@ -35,8 +36,8 @@ class Watchdog:
 
     The loops of `health` must beat. `progress` returns a value that changes whenever work advances. `is_stuck` is
     asked, in the watchdog's thread, only after `patience_s` without progress: it returns the reason, or None where
-    there was nothing to do (then patience begins anew). A reason leaves the process. `stop_s` None: a process that
-    stood still may go on.
+    there was nothing to do (then patience begins anew). A reason that a second look finds, too, leaves the process.
+    `stop_s` None: a process that stood still may go on.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Watchdog:
         self._progress, self._is_stuck, self._leave = progress, is_stuck, leave
         self._tick_s = self._moved_s = time.monotonic()
         self._last: object = None
+        self._suspected_s: float | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
@@ -75,7 +77,7 @@ class Watchdog:
 
     def heartbeat(self) -> None:
         """Waiting is on purpose: patience begins anew."""
-        self._moved_s = time.monotonic()
+        self._moved_s, self._suspected_s = time.monotonic(), None
 
     def refuse_zombie(self) -> None:
         """Called before every write that another owner must not see: leaves if this process has stood still."""
@@ -106,9 +108,13 @@ class Watchdog:
         current = self._progress()
         if current != self._last:
             self._last = current
-            self._moved_s = now
-        elif now - self._moved_s > self._patience_s:
+            self._moved_s, self._suspected_s = now, None
+        elif now - self._moved_s > self._patience_s and now - (self._suspected_s or 0.0) > SECOND_LOOK_S:
             reason = self._is_stuck()
-            if reason is not None:
+            if reason is None:
+                self._moved_s, self._suspected_s = now, None
+            elif self._suspected_s is None:
+                self._suspected_s = now
+            else:
                 self._leave(f"no progress for {now - self._moved_s:.0f} s: {reason}")
-            self._moved_s = now
+                self._moved_s, self._suspected_s = now, None

@@ -50,7 +50,20 @@ def test_no_progress_with_lag_leaves() -> None:
     case.pass_s(9)
     assert case.left == []
     case.pass_s(2)
-    assert case.left == ["no progress for 11 s: 5 records wait"]
+    assert case.left == []
+    case.pass_s(3)
+    assert case.left == ["no progress for 14 s: 5 records wait"]
+
+
+def test_work_that_comes_after_a_long_time_of_nothing_is_no_standstill() -> None:
+    """A record that came this moment, after nothing for longer than patience, is given the time to be taken."""
+    case = _Case()
+    case.pass_s(0)
+    case.pass_s(11)
+    case.work += 1
+    case.pass_s(1)
+    case.pass_s(9)
+    assert case.left == [] and case.asked == 1
 
 
 def test_nothing_to_do_is_no_reason() -> None:
