@@ -58,12 +58,12 @@ class _FakeReader:
 
 
 async def owned(
-    committed: int | None = 5, start: int = 0, end: int = 9
+    committed: int | None = 5, start: int = 0, end: int = 9, lost: frozenset[Partition] = frozenset()
 ) -> tuple[Ownership, _FakeConsumer, _FakeReader]:
-    """An ownership of raw/3 after its recovery."""
+    """An ownership of raw/3 after its recovery; `lost`: partitions whose state was not there."""
 
-    async def assigned(positions: Any) -> None:
-        return
+    async def assigned(positions: Any) -> frozenset[Partition]:
+        return lost
 
     async def revoked() -> None:
         return
@@ -92,6 +92,14 @@ async def test_where_nothing_is_committed_reading_starts_at_the_log_start() -> N
     ours, _, reader = await owned(committed=None, start=2)
     assert reader.orders == [{TP: 2}]
     assert not ours.accepts("raw", 3, 1)
+    assert ours.accepts("raw", 3, 2)
+
+
+async def test_where_the_state_is_lost_all_is_read_again() -> None:
+    """Reading starts at the log's start, committed before anything is read, for the next owner."""
+    ours, consumer, reader = await owned(committed=5, start=2, lost=frozenset({TP}))
+    assert consumer.commits == [{TP: 2}]
+    assert reader.orders == [{TP: 2}]
     assert ours.accepts("raw", 3, 2)
 
 
