@@ -1,0 +1,49 @@
+"""Row 13: workers join and leave all the time."""
+
+import time
+
+from cli.processes import STAGES
+from tests.faults.rig import Rig
+from tests.faults.standard import under_load
+from tests.faults.system import System, Worker
+
+TITLE = "a worker joins or leaves every 10 s"
+STOP_S = 5.0
+EVERY_S = 10.0
+PATIENCE_S = 60.0
+MORE_MAX = 2  # further workers of a stage; with the supervised one fewer than partitions, so all have work
+
+
+def run(rig: Rig) -> None:
+    """Twenty times; a worker that is told to stop has ended within 5 s, and nobody notices in what comes out."""
+    under_load(rig, strike)
+
+
+def strike(rig: Rig, system: System) -> None:
+    """Joins and leaves in random order and of random stages; at the end the further workers leave."""
+    more: list[Worker] = []
+    stops_s: list[float] = []
+
+    def leave(worker: Worker) -> None:
+        more.remove(worker)
+        stops_s.append(worker.stop())
+        rig.struck()
+
+    for n in range(rig.times(full=20, short=4)):
+        began_s = time.time()
+        stage = rig.rng.choice(STAGES)
+        of_stage = [w for w in more if w.name.startswith(stage)]
+        if n % 2 == 0 and len(of_stage) < MORE_MAX:
+            joined = system.start_worker(stage, n)
+            more.append(joined)
+            rig.wait_for(lambda joined=joined: joined.assigned, f"{joined.name} has joined", PATIENCE_S)  # type: ignore[misc]
+            rig.struck()
+        else:
+            leave(rig.rng.choice(more))
+        system.wait_flowing(PATIENCE_S, since_s=began_s)
+        if not rig.short:
+            time.sleep(max(0.0, EVERY_S - (time.time() - began_s)))
+    for worker in list(more):
+        leave(worker)
+    rig.note("stop_s", [round(s, 1) for s in stops_s])
+    rig.require(max(stops_s) <= STOP_S, f"each stop within {STOP_S:g} s: {max(stops_s):.1f} s")
