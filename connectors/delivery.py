@@ -51,6 +51,7 @@ QUEUE_KBYTES = 128 * 1024  # records in memory
 POLL_S = 0.1
 TICK_S = 0.2
 SILENCE_S = 10.0  # unconfirmed for so long is unhealthy, even where librdkafka reports no error
+STOP_S = 10.0  # for a disk that is slow
 RENEW_FIRST_S, RENEW_MAX_S = 0.25, 5.0
 
 
@@ -126,7 +127,7 @@ class Delivery:
             self._changed.notify_all()
         self._topics.stop()
         for thread in self._threads:
-            thread.join(2 * POLL_S + 1)
+            thread.join(STOP_S)
         self._health.rest(LOOP)
         if self._keeper is not None:
             self._keeper.close()

@@ -256,6 +256,8 @@ class Keeper:
                 return False
             if any(not r.safe for r in self._direct):
                 return False  # they are on the client's way, but no disk took them
+            if not self._spool.is_open and self._spool.exists():
+                return False  # nobody knows what is in it
             self._spooling = self._full = False
             for record in self._arrived:
                 self._direct.append(record)

@@ -8,8 +8,10 @@ whose predecessor it has refused. And as a broker that has never heard of a clie
 record of an asset is handed over only when the first one is confirmed. May not know the spool.
 """
 
+import logging
 import re
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,8 +29,15 @@ CLIENT_KBYTES = 256 * 1024
 RETIRE_S = 5.0
 #: Wrong secrets and certificates are read anew with every client; one of these, so a new client is worth trying.
 _RENEW = {KafkaError._AUTHENTICATION, KafkaError._SSL}
+#: No broker and no other client would take the record.
+_FINAL = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError._UNKNOWN_PARTITION, KafkaError._INVALID_ARG}
 #: Say less than what came before them, and come with every attempt to connect.
 _VAGUE = {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE}
+#: librdkafka's own log; what matters in it comes to `on_error`, and there once.
+_SILENT = logging.getLogger(f"{__name__}.librdkafka")
+_SILENT.disabled = True
+#: How librdkafka says that it ended itself because a record was refused.
+_REFUSED = re.compile(r"ProduceRequest for (\S+) \[\d+\] with \d+ message\(s\) failed: (.*?)(?: \(broker|: unable)")
 _TIMING = re.compile(r" \(after \d+ms in state [^)]*\)")
 
 
@@ -79,7 +88,7 @@ class Client:
         self._on_trouble = on_trouble  # reason, and whether it says more than an earlier one
         self._known: set[str] = set()  # assets with a confirmed record
         self._first: dict[str, int] = {}  # assets whose first record is on its way
-        self._producer = Producer(_settings(kafka, self._on_error))
+        self._producer = Producer(_settings(kafka, self._on_error), logger=_SILENT)
 
     def take(self, record: Record) -> bool:
         """Hand over the next record; False where it has to wait. Raises Unusable."""
@@ -97,10 +106,12 @@ class Client:
         except BufferError:
             return False
         except KafkaException as error:
-            if error.args[0].fatal():
+            code = error.args[0].code()
+            if code in _FINAL:
+                raise Unusable(f"a record for {record.topic}/{partition}", error.args[0]) from error
+            if code != KafkaError._FATAL:  # of which `poll` learns the cause
                 self._fail(_text(error.args[0]))
-                return False
-            raise Unusable(f"a record for {record.topic}/{partition}", error.args[0]) from error
+            return False
         self._number += 1
         self.handed[number] = record
         if key not in self._known:
@@ -109,7 +120,13 @@ class Client:
 
     def poll(self, timeout_s: float) -> None:
         """Wait for reports; returns soon after one."""
-        self._producer.poll(timeout_s)
+        try:
+            self._producer.poll(timeout_s)
+        except KafkaException as error:  # confluent-kafka raises what is fatal instead of calling `error_cb`
+            if not error.args[0].fatal():
+                raise
+            if not self.failed:
+                self._fail(_text(error.args[0]))
 
     def list_topics(self, timeout_s: float) -> Any:
         """Kafka's answer. Raises KafkaException."""
@@ -119,7 +136,9 @@ class Client:
         """Give up. What is not confirmed now, in order; it may still reach Kafka."""
         self.failed = self.failed or "retired"
         self._producer.purge(in_queue=True, in_flight=True)
-        self._producer.flush(RETIRE_S)
+        end_s = time.monotonic() + RETIRE_S
+        while len(self._producer) and time.monotonic() < end_s:
+            self.poll(0.1)
         with self._lock:
             left, self.handed = list(self.handed.values()), {}
         return left
@@ -136,7 +155,7 @@ class Client:
         elif error.code() == KafkaError._UNKNOWN_PARTITION:
             raise Unusable(f"a record for {record.topic}", error)
         elif not self.failed:
-            self._fail(f"Kafka refuses a record for {record.topic}: {_text(error)}")
+            self._fail(f"Kafka refuses records for {record.topic}: {error.str()}")
 
     def _fail(self, reason: str) -> None:
         self.failed = reason
@@ -152,6 +171,10 @@ class Client:
 
 
 def _text(error: KafkaError) -> str:
+    """One line for people, the same for the same trouble."""
+    refused = _REFUSED.search(error.str())
+    if refused is not None:
+        return f"Kafka refuses records for {refused[1]}: {refused[2]}"
     return f"{_TIMING.sub('', error.str())} ({error.name()})"
 
 
@@ -168,6 +191,5 @@ def _settings(kafka: Kafka, on_error: Callable[[KafkaError], None]) -> dict[str,
         "compression.type": "lz4",
         "socket.nagle.disable": True,
         "reconnect.backoff.max.ms": 2000,  # the default lets a broker that is back wait for 10 s
-        "log_level": 2,  # what matters comes to `on_error`, once
         "error_cb": on_error,
     }

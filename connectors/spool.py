@@ -66,7 +66,7 @@ class Spool:
 
     def exists(self) -> bool:
         """Whether an earlier process, or this one, has left something on the disk."""
-        return self._path is not None or bool(self._files())
+        return bool(self._files())
 
     @property
     def is_open(self) -> bool:
@@ -83,7 +83,14 @@ class Spool:
             found = self._files()
         except OSError as error:
             raise SpoolTrouble(str(error)) from error
-        self._create(found[0] if found else self._directory / f"{self._prefix}{since_ns}.sqlite")
+        path = found[0] if found else self._directory / f"{self._prefix}{since_ns}.sqlite"
+        try:
+            self._create(path)
+        except SpoolTrouble:
+            if not found:  # there is nothing in it
+                for part in _all_of(path):
+                    part.unlink(missing_ok=True)
+            raise
         [(rows, size, last)] = self._ask(f"SELECT count(*), {_SIZE}, max(id) FROM records")
         counted, deleted = self._counted()
         self.rows, self.bytes = rows, int(size) + rows * ROW_BYTES
