@@ -1,11 +1,12 @@
 .DEFAULT_GOAL := help
 TWIN := .venv/bin/twin
 PYTHON ?= python3
+PACKAGES := schemas runtime connectors kernels agents queries audit plant services cli bench
 SECONDS ?=
 REPORT ?=
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.installed ## install everything into .venv
 
@@ -21,10 +22,19 @@ setup: .venv/.installed ## install everything into .venv
 services: setup ## fetch and build Kafka, InfluxDB and mosquitto into the user's cache
 	.venv/bin/python -m services install
 
-check: setup ## formatting, lint, types
+check: setup ## formatting, lint, types, insecure code, known vulnerabilities of what is locked
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
+	.venv/bin/bandit --quiet --configfile pyproject.toml --recursive $(PACKAGES)
+	.venv/bin/python -m tests.security.vulnerabilities
+
+vulnerabilities: setup ## the same look-up, and an error where no service can be asked
+	.venv/bin/python -m tests.security.vulnerabilities --required
+
+sbom: setup ## bill of materials of what is locked: sbom.json, CycloneDX
+	.venv/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --of JSON \
+		--output-file sbom.json requirements.lock
 
 test: check services ## everything that proves the project, on real services
 	.venv/bin/python -m pytest
@@ -60,4 +70,4 @@ lock: setup ## renew requirements.lock from pyproject.toml
 clean: ## remove what setup and tests made in this folder
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz *.egg-info
 
-.PHONY: help setup services check test faults fault fuzz demo up status down lock clean
+.PHONY: help setup services check vulnerabilities sbom test faults fault fuzz demo up status down lock clean

@@ -1,7 +1,8 @@
 """What the sink costs and how fast it is: `python -m bench.sink [--seconds 20] [--burst 300000]`.
 
-Needs Kafka and InfluxDB (KAFKA_BOOTSTRAP and INFLUX_* as `twin env` prints them); topics and a bucket of its own are
-made and both are deleted at the end. The sink runs as a process of its own.
+Needs Kafka and InfluxDB (KAFKA_BOOTSTRAP and INFLUX_* as `twin env` prints them, but in INFLUX_TOKEN the operator's,
+which is in influxdb/credentials.json of the run folder); topics and a bucket of its own are made and both are deleted
+at the end. The sink runs as a process of its own.
 
 - paced: 3 assets × 8 tags at 10 Hz (240 readings/s), 10 × 100 at 1 Hz and 125 × 8 at 1 Hz (1,000 readings/s), each
   frame with a twin state as the twin would write it. Latency is from handing a frame to Kafka until InfluxDB's answer
@@ -12,6 +13,7 @@ made and both are deleted at the end. The sink runs as a process of its own.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -249,6 +251,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.burst < 50_000:
         parser.error("--burst: at least 50000, or there is one request and no time between requests")
+    os.environ.pop("INFLUX_TOKENS_DIR", None)  # those tokens know nothing of our bucket
     building()
     with topics() as kafka, bucket(Influxdb()) as influxdb:
         plant = Plant(kafka=kafka, influxdb=influxdb)

@@ -19,6 +19,7 @@ COMMANDS = {
     "check": "cli.check:check",
     "cert": "cli.cert:app",
     "acl": "cli.acl:acl",
+    "tokens": "cli.tokens:tokens",
     "topics": "cli.topics:app",
     "tail": "cli.tail:tail",
     "rejected": "cli.rejected:app",

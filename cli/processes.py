@@ -12,9 +12,11 @@ from services.spec import ProcessSpec
 STAGES = ("validation", "estimation", "twin", "sink")
 ADDRESS_KEYS = (
     "KAFKA_BOOTSTRAP", "MQTT_HOST", "MQTT_PORT", "INFLUX_URL", "INFLUX_ORG", "INFLUX_BUCKET", "INFLUX_TOKEN",
-    "OPCUA_URL",
+    "INFLUX_TOKENS_DIR", "OPCUA_URL",
 )  # fmt: skip
 OPCUA_PORT = 4840
+#: Secrets are given by name; each process has its own and no other.
+KAFKA = ("KAFKA_PASSWORD",)
 
 
 def twin_command(*arguments: str) -> tuple[str, ...]:
@@ -24,18 +26,28 @@ def twin_command(*arguments: str) -> tuple[str, ...]:
 
 def topics_command() -> ProcessSpec:
     """The one-shot that makes the topics before anything else starts."""
-    return ProcessSpec(name="topics", argv=twin_command("topics", "create"), has_metrics=False)
+    return ProcessSpec(name="topics", argv=twin_command("topics", "create"), has_metrics=False, secrets=KAFKA)
 
 
 def processes(plant: Plant, run_dir: Path) -> list[ProcessSpec]:
     """Agents first, so that what a connector delivers is processed from its first frame."""
     agents = [
-        ProcessSpec(name=stage, argv=twin_command("agent", stage), stop_order=order)
+        ProcessSpec(
+            name=stage,
+            argv=twin_command("agent", stage),
+            stop_order=order,
+            secrets=(*KAFKA, "INFLUX_TOKEN") if stage == "sink" else KAFKA,
+        )
         for order, stage in enumerate(STAGES, start=1)
     ]
     state = {"TWIN_STATE_DIR": str(run_dir.absolute() / "state")}
     connectors = [
-        ProcessSpec(name=connector_id, argv=twin_command("connector", kind, "--id", connector_id), env=state)
+        ProcessSpec(
+            name=connector_id,
+            argv=twin_command("connector", kind, "--id", connector_id),
+            env=state,
+            secrets=(*KAFKA, f"{kind.upper()}_PASSWORD"),
+        )
         for kind, ids in (("mqtt", [m.id for m in plant.mqtt]), ("opcua", [o.id for o in plant.opcua]))
         for connector_id in ids
     ]
@@ -54,6 +66,8 @@ def external_addresses(plant: Plant) -> dict[str, str]:
             "INFLUX_BUCKET": plant.influxdb.bucket_name,
             "INFLUX_TOKEN": plant.influxdb.token,
         }
+    if plant.influxdb.tokens_dir:
+        found["INFLUX_TOKENS_DIR"] = str(plant.influxdb.tokens_dir.absolute())
     if plant.mqtt and plant.mqtt[0].host:
         host, port = plant.mqtt[0].address
         found |= {"MQTT_HOST": host, "MQTT_PORT": str(port)}

@@ -71,6 +71,7 @@ class Queries:
 
     def latest(self, asset: str, tag: str) -> pd.Series:
         """The reading with the newest source time; the Series is one row of `range`, its name the time."""
+        # Only constants of ours are put into queries; what a user says goes in as a bound parameter.
         query = f'SELECT {_COLUMNS} FROM "reactor_sensor" WHERE {_OF_TAG} ORDER BY time DESC LIMIT 1'
         found = _readings(self._client.select(query, {"asset": asset, "tag": tag}, _STORED))
         if found.empty:

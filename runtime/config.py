@@ -123,6 +123,7 @@ class Influxdb(Section):
     org: str | None = None
     bucket: str | None = None
     token_file: Path | None = None  # else INFLUX_TOKEN
+    tokens_dir: Path | None = None  # else INFLUX_TOKENS_DIR: a token per role, as `twin tokens` makes
     ca_file: Path | None = None
 
     @property
@@ -144,6 +145,19 @@ class Influxdb(Section):
     def token(self) -> str:
         """API token; empty where none is set."""
         return secret("INFLUX_TOKEN", self.token_file) or ""
+
+    def as_role(self, role: str) -> Self:
+        """The same for one process: the sink has a token that writes, everybody else one that reads, or none."""
+        folder = self.tokens_dir or os.environ.get("INFLUX_TOKENS_DIR")
+        if folder is None or self.token_file is not None or role not in ("sink", "viewer"):
+            return self
+        return self.model_copy(update={"token_file": Path(folder) / role})
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.tokens_dir is not None and self.token_file is not None:
+            raise ValueError("tokens_dir and token_file: one of them; tokens_dir has a token for every role")
+        return self
 
 
 class Framing(Section):
@@ -412,7 +426,7 @@ class Plant(Section):
 
     def as_role(self, role: str) -> Self:
         """The configuration of one process, by its name in the table of topics: with the secrets that are its own."""
-        return self.model_copy(update={"kafka": self.kafka.as_role(role)})
+        return self.model_copy(update={"kafka": self.kafka.as_role(role), "influxdb": self.influxdb.as_role(role)})
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

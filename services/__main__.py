@@ -50,12 +50,11 @@ def _run(arguments: argparse.Namespace) -> None:
         signal.signal(number, lambda *_: done.set())
     only = arguments.only.split(",")
     ports = {name: getattr(arguments, f"{name}_port") for name in NAMES if getattr(arguments, f"{name}_port")}
-    wanted = {name: name in only for name in NAMES}
     directory: Path = arguments.dir
     directory.mkdir(parents=True, exist_ok=True)
     env_file = directory / "env"
     env_file.unlink(missing_ok=True)
-    with Stack(directory, **wanted, ports=ports) as stack:
+    with Stack(directory, "kafka" in only, "influxdb" in only, "mosquitto" in only, ports) as stack:
         write_env(env_file, stack.env)
         print(f"ready; addresses in {env_file}", flush=True)
         done.wait()

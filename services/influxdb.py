@@ -1,4 +1,4 @@
-"""One InfluxDB 2 server on loopback, with its organisation, bucket and token set up on a fresh data folder."""
+"""One InfluxDB 2 server on loopback, with its organisation, bucket and tokens set up on a fresh data folder."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import json
 import os
 import secrets
 import signal
-import urllib.error
-import urllib.request
 from pathlib import Path
-from typing import Any
 
+from services.certificates import Issued
 from services.errors import ServiceError
+from services.influx_tokens import ROLES, InfluxApi, make_tokens
 from services.install import influxd_program
 from services.service import Service
 
@@ -22,9 +21,11 @@ USER = "process-twin"
 
 
 class InfluxDB(Service):
-    """An InfluxDB server; `url`, `org`, `bucket` and `token` are what a client needs.
+    """An InfluxDB server; `url`, `org`, `bucket` and a token are what a client needs.
 
-    The token is made when the data folder is new and kept in a file there that only its owner can read.
+    The operator's token is made when the data folder is new and kept in a file there that only its owner can read, and
+    so are those of the roles, in `tokens_dir`: these are for processes, the operator's for nobody but administrators.
+    With `tls` and the authority's `ca_file` the server speaks HTTPS only.
     """
 
     name = "influxdb"
@@ -33,10 +34,23 @@ class InfluxDB(Service):
     org = ORG
     bucket = BUCKET
 
+    def __init__(
+        self,
+        directory: Path,
+        log: Path,
+        port: int | None = None,
+        *,
+        tls: Issued | None = None,
+        ca_file: Path | None = None,
+    ) -> None:
+        super().__init__(directory, log, port)
+        self.tls, self.ca_file = tls, ca_file
+        self.tokens_dir = self.directory / "tokens"
+
     @property
     def url(self) -> str:
         """The address for clients, http://host:port."""
-        return f"http://{self.host}:{self.port}"
+        return f"{'http' if self.tls is None else 'https'}://{self.host}:{self.port}"
 
     @property
     def token(self) -> str:
@@ -44,12 +58,13 @@ class InfluxDB(Service):
         return self._credentials()["token"]
 
     def environment(self) -> dict[str, str]:
-        """Return INFLUX_URL, INFLUX_ORG, INFLUX_BUCKET and INFLUX_TOKEN."""
+        """Return INFLUX_URL, INFLUX_ORG, INFLUX_BUCKET, INFLUX_TOKENS_DIR, and in INFLUX_TOKEN one that only reads."""
         return {
             "INFLUX_URL": self.url,
             "INFLUX_ORG": self.org,
             "INFLUX_BUCKET": self.bucket,
-            "INFLUX_TOKEN": self.token,
+            "INFLUX_TOKEN": (self.tokens_dir / "viewer").read_text("utf-8").strip(),
+            "INFLUX_TOKENS_DIR": str(self.tokens_dir),
         }
 
     def prepare(self) -> list[str]:
@@ -73,20 +88,25 @@ class InfluxDB(Service):
             "INFLUXD_STORAGE_COMPACT_THROUGHPUT_BURST": "16777216",
             "INFLUXD_QUERY_CONCURRENCY": "8",
             "INFLUXD_QUERY_QUEUE_SIZE": "64",
+            **({} if self.tls is None else {"INFLUXD_TLS_CERT": str(self.tls.certificate)}),
+            **({} if self.tls is None else {"INFLUXD_TLS_KEY": str(self.tls.key)}),
         }
 
     def answers(self) -> bool:
         """Return whether the server is healthy and set up; sets it up when it is fresh."""
         try:
-            if self._request("/health")["status"] != "pass":
+            api = InfluxApi(self.url, ca_file=self.ca_file)
+            if api.ask("/health")["status"] != "pass":
                 return False
-            if self._request("/api/v2/setup")["allowed"]:
-                self._set_up()
+            if api.ask("/api/v2/setup")["allowed"]:
+                self._set_up(api)
+            if not all((self.tokens_dir / role).exists() for role in ROLES):
+                make_tokens(InfluxApi(self.url, self.token, self.ca_file), self.org, self.bucket, self.tokens_dir)
         except (OSError, ValueError, http.client.HTTPException):
             return False
         return True
 
-    def _set_up(self) -> None:
+    def _set_up(self, api: InfluxApi) -> None:
         known = self._credentials()
         wanted = {
             "username": USER,
@@ -96,16 +116,7 @@ class InfluxDB(Service):
             "bucket": self.bucket,
             "retentionPeriodSeconds": 0,
         }
-        self._request("/api/v2/setup", wanted)
-
-    def _request(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
-        # No proxy: the address is on loopback whatever the environment says about the way out.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=5.0) as answer:
-            parsed: dict[str, Any] = json.load(answer)
-        return parsed
+        api.ask("/api/v2/setup", wanted)
 
     @property
     def _credentials_file(self) -> Path:

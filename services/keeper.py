@@ -139,7 +139,12 @@ class Keeper:
         self._save()
 
     def _env_for(self, spec: ProcessSpec, metrics_port: int | None) -> dict[str, str]:
-        env = {**self.env, "PYTHONUNBUFFERED": "1", **spec.env}
+        known = {**os.environ, **self.env}
+        env = {key: value for key, value in self.env.items() if key not in processes.SECRETS}
+        env |= {key: known[key] for key in spec.secrets if key in known}
+        if "INFLUX_TOKENS_DIR" in env:
+            env.pop("INFLUX_TOKEN", None)  # it only reads; who writes has a token of its own in that folder
+        env |= {"PYTHONUNBUFFERED": "1", **spec.env}
         if self.plan.config_path is not None:
             env["TWIN_CONFIG"] = self.plan.config_path
         if metrics_port is not None:

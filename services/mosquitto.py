@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
+import ssl
 import threading
 import uuid
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as mqtt
 
+from services.certificates import Issued
 from services.install import mosquitto_program
 from services.service import Service
 
 AUTOSAVE_S = 5
 MAX_PACKET_BYTES = 64 * 1024 * 1024
+
+
+# What mosquitto_passwd takes. More would delay every connection, and our passwords are not to be guessed but random.
+PASSWORD_ROUNDS = 101
+
+
+@dataclass(frozen=True)
+class Security:
+    """A secured broker: TLS with this certificate, users with passwords, and what `acl_file` allows, nothing else."""
+
+    server: Issued
+    ca_file: Path
+    acl_file: Path
+    users: Mapping[str, str] = field(repr=False)
+
+
+def password_line(user: str, password: str) -> str:
+    """A line of mosquitto's password file: PBKDF2 with a fresh salt, as mosquitto_passwd makes it."""
+    salt = os.urandom(12)
+    digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, PASSWORD_ROUNDS)
+    return f"{user}:$7${PASSWORD_ROUNDS}${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}\n"
 
 
 @dataclass(frozen=True)
@@ -49,7 +75,11 @@ class Listener:
 
 
 class Mosquitto(Service):
-    """An MQTT broker; `host` and `port` are its address. Anybody on this machine may connect to `port`."""
+    """An MQTT broker; `host` and `port` are its address.
+
+    With `security` it has no listener that lets anybody in without a password; without, anybody on this machine may
+    connect to `port`.
+    """
 
     name = "mosquitto"
 
@@ -60,8 +90,11 @@ class Mosquitto(Service):
         port: int | None = None,
         listeners: tuple[Listener, ...] = (),
         extra_settings: dict[str, str] | None = None,
+        *,
+        security: Security | None = None,
     ) -> None:
         super().__init__(directory, log, port)
+        self.security = security
         self.listeners = listeners
         self.extra_settings = extra_settings or {}
 
@@ -70,23 +103,33 @@ class Mosquitto(Service):
         return {"MQTT_HOST": self.host, "MQTT_PORT": str(self.port)}
 
     def prepare(self) -> list[str]:
-        """Write mosquitto.conf and return the broker's command line."""
+        """Write mosquitto.conf and the users, and return the broker's command line."""
+        if self.security is not None:
+            self.set_users(self.security.users)
         settings = self.directory / "mosquitto.conf"
         settings.write_text("\n".join([*self._global_lines(), *self._listener_lines()]) + "\n")
         return [str(mosquitto_program()), "-c", str(settings)]
 
+    def set_users(self, users: Mapping[str, str]) -> None:
+        """Write the password file; a running broker reads it at SIGHUP."""
+        descriptor = os.open(self._password_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.writelines(password_line(user, password) for user, password in users.items())
+
     def answers(self) -> bool:
-        """Return whether the broker accepts a real MQTT connection."""
+        """Return whether the broker answers a real MQTT connection, be it that it refuses who has no password."""
         accepted = threading.Event()
         client = mqtt.Client(
             mqtt.CallbackAPIVersion.VERSION2, client_id=f"ready-{uuid.uuid4().hex[:8]}", protocol=mqtt.MQTTv5
         )
 
         def on_connect(_client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
-            if not reason.is_failure:
+            if not reason.is_failure or (self.security is not None and str(reason) == "Not authorized"):
                 accepted.set()
 
         client.on_connect = on_connect
+        if self.security is not None:
+            client.tls_set_context(ssl.create_default_context(cafile=str(self.security.ca_file)))
         try:
             client.connect(self.host, self.port, keepalive=10)
         except OSError:
@@ -118,6 +161,10 @@ class Mosquitto(Service):
             **self.extra_settings,
         }
 
+    @property
+    def _password_file(self) -> Path:
+        return self.directory / "passwords"
+
     def _global_lines(self) -> list[str]:
         # As root, mosquitto would change to a user that may not write to our data folder.
         user = ["user root"] if os.geteuid() == 0 else []
@@ -127,6 +174,15 @@ class Mosquitto(Service):
 
     def _listener_lines(self) -> list[str]:
         own = Listener(self.port, allow_anonymous=True)
+        if self.security is not None:
+            server = self.security.server
+            own = Listener(
+                self.port,
+                password_file=self._password_file,
+                acl_file=self.security.acl_file,
+                cert_file=server.certificate,
+                key_file=server.key,
+            )
         return [line for listener in (own, *self.listeners) for line in listener.lines()]
 
 

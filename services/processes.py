@@ -30,6 +30,8 @@ _PORTS = range(15_000, 32_000)
 _given_out: set[int] = set()
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 KILL_TIMEOUT_S = 5.0
+#: Variables that hold secrets. A program that we start inherits none of them; it is given what it needs by name.
+SECRETS = ("KAFKA_PASSWORD", "INFLUX_TOKEN", "MQTT_PASSWORD", "OPCUA_PASSWORD")
 
 
 def free_port() -> int:
@@ -63,14 +65,14 @@ def spawn(
 ) -> subprocess.Popen[bytes]:
     """Start a program in a session of its own, with its output appended to `log`.
 
-    `env` is added to our own environment. The program gets `death_signal` when this process dies. Raises
-    ServiceError when the program does not exist.
+    `env` is added to our own environment, less its secrets. The program gets `death_signal` when this process dies.
+    Raises ServiceError when the program does not exist.
     """
     if shutil.which(argv[0], path=(env or {}).get("PATH")) is None:
         raise ServiceError(f"cannot start {argv[0]}: no such program")
     tethered = [sys.executable, "-IS", str(_TETHER), str(int(death_signal)), str(os.getpid()), *argv]
     log.parent.mkdir(parents=True, exist_ok=True)
-    full_env = {**os.environ, **(env or {})}
+    full_env = {**{key: value for key, value in os.environ.items() if key not in SECRETS}, **(env or {})}
 
     def start() -> subprocess.Popen[bytes]:
         with log.open("ab") as out:

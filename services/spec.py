@@ -34,6 +34,8 @@ class ProcessSpec:
     stop_order: int = 0
     stop_timeout_s: float = 10.0
     has_metrics: bool = True
+    #: Names of variables with secrets that it may have, of processes.SECRETS; no process has one that it does not need.
+    secrets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Plan:
 
 
 def _spec(raw: dict[str, Any]) -> ProcessSpec:
-    return ProcessSpec(**{**raw, "argv": tuple(raw["argv"])})
+    return ProcessSpec(**{**raw, "argv": tuple(raw["argv"]), "secrets": tuple(raw["secrets"])})
 
 
 @dataclass

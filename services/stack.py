@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from services import kafka as kafka_service
+from services import mosquitto as mosquitto_service
+from services.certificates import Issued
 from services.influxdb import InfluxDB
 from services.kafka import Kafka
 from services.mosquitto import Mosquitto
@@ -14,11 +18,21 @@ from services.service import Service
 READY_TIMEOUT_S = 90.0
 
 
+@dataclass(frozen=True)
+class Security:
+    """How each of the three services is secured."""
+
+    kafka: kafka_service.Security
+    mosquitto: mosquitto_service.Security
+    influxdb: Issued
+    ca_file: Path
+
+
 class Stack:
     """Real services in one folder: data under `directory`/<service>, logs under `directory`/logs.
 
     As a context manager it starts the wanted services, waits until they answer, and stops them at the end. Without
-    `with`, `start("kafka")` starts what is asked for, once.
+    `with`, `start("kafka")` starts what is asked for, once. With `security` all of them ask for passwords over TLS.
     """
 
     def __init__(
@@ -28,14 +42,30 @@ class Stack:
         influxdb: bool = True,
         mosquitto: bool = True,
         ports: dict[str, int] | None = None,
+        *,
+        security: Security | None = None,
     ) -> None:
         wanted = {"kafka": kafka, "influxdb": influxdb, "mosquitto": mosquitto}
         self.wanted = [name for name, want in wanted.items() if want]
         fixed = ports or {}
         logs = directory / "logs"
-        self.kafka = Kafka(directory / "kafka", logs / "kafka.log", fixed.get("kafka"))
-        self.influxdb = InfluxDB(directory / "influxdb", logs / "influxdb.log", fixed.get("influxdb"))
-        self.mosquitto = Mosquitto(directory / "mosquitto", logs / "mosquitto.log", fixed.get("mosquitto"))
+        own = security
+        self.kafka = Kafka(
+            directory / "kafka", logs / "kafka.log", fixed.get("kafka"), security=None if own is None else own.kafka
+        )
+        self.influxdb = InfluxDB(
+            directory / "influxdb",
+            logs / "influxdb.log",
+            fixed.get("influxdb"),
+            tls=None if own is None else own.influxdb,
+            ca_file=None if own is None else own.ca_file,
+        )
+        self.mosquitto = Mosquitto(
+            directory / "mosquitto",
+            logs / "mosquitto.log",
+            fixed.get("mosquitto"),
+            security=None if own is None else own.mosquitto,
+        )
         self._started: list[Service] = []
 
     def start(self, *names: str) -> None:

@@ -1,5 +1,7 @@
-"""A secured Kafka for tests: TLS, a SCRAM user per role, the rules of `runtime/acl.toml`, everything else denied."""
+"""Secured services for tests: TLS, a user or token per role, the repository's rules, everything else denied."""
 
+import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
 from confluent_kafka.admin import AdminClient
@@ -7,11 +9,18 @@ from confluent_kafka.admin import AdminClient
 from runtime import acl
 from runtime.config import Kafka as KafkaConfig
 from runtime.kafka import create_topics
+from services import mosquitto, stack
 from services.certificates import Authority
 from services.kafka import ADMIN, Kafka, Security
 
-ADMIN_PASSWORD = "admin-s3cret-of-the-test"  # of a broker that lives as long as the test
+ROOT = Path(__file__).parent.parent
 PARTITIONS = 2
+MQTT_USER = "connector-mqtt"
+
+
+def password() -> str:
+    """A random one; the characters are those that every service takes."""
+    return secrets.token_urlsafe(24)
 
 
 class SecuredKafka:
@@ -25,7 +34,7 @@ class SecuredKafka:
         self.directory = directory
         self.authority = Authority.make(directory / "certificates")
         server = self.authority.server("kafka")
-        self.security = Security(server, self.authority.certificate, {ADMIN: ADMIN_PASSWORD})
+        self.security = Security(server, self.authority.certificate, {ADMIN: password()})
         self.kafka = Kafka(directory / "kafka", directory / "logs" / "kafka.log", security=self.security)
 
     def start(self) -> None:
@@ -66,3 +75,57 @@ class SecuredKafka:
             f'security = "SASL_SSL"\npasswords_dir = "{self.passwords(prefix)}"\n'
             f'ca_file = "{self.authority.certificate}"\n'
         )
+
+
+class SecuredStack(SecuredKafka):
+    """All three services: Kafka as above, mosquitto and InfluxDB over TLS with users and tokens.
+
+    `devices` are the assets that may publish, as users of their own names.
+    """
+
+    def __init__(self, directory: Path, devices: Sequence[str] = ()) -> None:
+        super().__init__(directory)
+        self.mqtt_users = {user: password() for user in (MQTT_USER, *devices)}
+        ca = self.authority.certificate
+        self.stack = stack.Stack(
+            directory,
+            security=stack.Security(
+                kafka=self.security,
+                mosquitto=mosquitto.Security(
+                    self.authority.server("mosquitto"), ca, ROOT / "deploy" / "mosquitto.acl", self.mqtt_users
+                ),
+                influxdb=self.authority.server("influxdb"),
+                ca_file=ca,
+            ),
+        )
+        self.kafka = self.stack.kafka
+        self.mqtt_password = directory / "mqtt-password"
+        self.mqtt_password.touch(0o600)
+        self.mqtt_password.write_text(self.mqtt_users[MQTT_USER])
+
+    def start(self) -> None:
+        """Start all three and wait for them."""
+        self.stack.start("kafka", "influxdb", "mosquitto")
+
+    def stop(self) -> None:
+        """Stop all three."""
+        self.stack.stop()
+
+    def configuration(self, prefix: str, partitions: int = PARTITIONS) -> str:
+        """The whole configuration of an MQTT plant on these services; there is no secret in it."""
+        influx, broker, ca = self.stack.influxdb, self.stack.mosquitto, self.authority.certificate
+        return (
+            f"opcua = []\n{self.lines(prefix, partitions)}"
+            f'[influxdb]\nurl = "{influx.url}"\norg = "{influx.org}"\nbucket = "{influx.bucket}"\n'
+            f'tokens_dir = "{influx.tokens_dir}"\nca_file = "{ca}"\n'
+            f'[[mqtt]]\nid = "{prefix}-mqtt"\nhost = "{broker.host}"\nport = {broker.port}\ntls = true\n'
+            f'ca_file = "{ca}"\nusername = "{MQTT_USER}"\npassword_file = "{self.mqtt_password}"\n'
+        )
+
+    def secrets(self) -> set[str]:
+        """Everything that nobody may ever see."""
+        influx = self.stack.influxdb
+        files = [*influx.tokens_dir.iterdir(), *(self.directory / "passwords").rglob("*/*"), self.mqtt_password]
+        keys = [line for key in self.authority.directory.glob("*.key") for line in key.read_text().splitlines()[1:-1]]
+        known = {path.read_text().strip() for path in files}
+        return known | {influx.token, *self.security.users.values(), *self.mqtt_users.values(), *keys}

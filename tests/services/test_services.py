@@ -248,7 +248,7 @@ def test_the_stack_gives_all_addresses_and_stops_everything(tmp_path: Path) -> N
     with Stack(tmp_path) as stack:
         assert set(stack.env) == {
             "KAFKA_BOOTSTRAP", "MQTT_HOST", "MQTT_PORT",
-            "INFLUX_URL", "INFLUX_ORG", "INFLUX_BUCKET", "INFLUX_TOKEN",
+            "INFLUX_URL", "INFLUX_ORG", "INFLUX_BUCKET", "INFLUX_TOKEN", "INFLUX_TOKENS_DIR",
         }  # fmt: skip
         services = [stack.kafka, stack.influxdb, stack.mosquitto]
         assert all(one.answers() for one in services)

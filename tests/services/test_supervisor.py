@@ -17,7 +17,7 @@ import pytest
 
 from services import supervisor
 from services.errors import ServiceError
-from services.processes import ProcessId
+from services.processes import SECRETS, ProcessId
 from services.spec import ProcessSpec, ProcessStatus, SupervisorState
 
 # Addresses of our own services: then the supervisor starts none, and these tests need none.
@@ -98,9 +98,9 @@ def run(tmp_path: Path) -> Iterator[Run]:
     supervisor.down(one.dir)
 
 
-def python(name: str, code: str) -> ProcessSpec:
+def python(name: str, code: str, secrets: tuple[str, ...] = ()) -> ProcessSpec:
     """A process without metrics."""
-    return ProcessSpec(name, (sys.executable, "-c", code), has_metrics=False)
+    return ProcessSpec(name, (sys.executable, "-c", code), has_metrics=False, secrets=secrets)
 
 
 def test_up_returns_when_all_answer_and_status_shows_them(run: Run) -> None:
@@ -134,9 +134,21 @@ def test_processes_stop_in_their_order(run: Run) -> None:
 def test_init_commands_run_once_before_the_processes(run: Run) -> None:
     """One-shot commands run in order, with the addresses in their environment, before any process starts."""
     journal = repr(str(run.journal_file))
-    note = f"import os; open({journal}, 'a').write('init ' + os.environ['INFLUX_TOKEN'] + chr(10))"
+    note = f"import os; open({journal}, 'a').write('init ' + os.environ['INFLUX_ORG'] + chr(10))"
     run.up(run.stage("one"), init=(python("first init", note), python("second init", note)))
-    assert run.journal() == ["init t0ken", "init t0ken", "start one"]
+    org = EXTERNAL["INFLUX_ORG"]
+    assert run.journal() == [f"init {org}", f"init {org}", "start one"]
+
+
+def test_a_process_has_the_secrets_it_was_given_by_name_and_no_other(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of four secrets, two of them in the environment of `up` and one in the addresses, a process sees those that its
+    specification names."""
+    for name in SECRETS:
+        monkeypatch.setenv(name, f"of-{name}")
+    journal = repr(str(run.journal_file))
+    note = f"import os; open({journal}, 'a').write(' '.join(sorted(set({SECRETS}) & set(os.environ))) + chr(10))"
+    run.up(init=(python("none", note), python("two", note, secrets=("MQTT_PASSWORD", "INFLUX_TOKEN"))))
+    assert run.journal() == ["", "INFLUX_TOKEN MQTT_PASSWORD"]
 
 
 def test_a_failing_init_command_stops_everything(run: Run) -> None:
