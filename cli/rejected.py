@@ -127,7 +127,7 @@ def retry(
 
     filters = Filter(stage, asset, since, reason)
     bad = 0
-    with _opened(config, run_dir) as (plant, log), one_line_errors(InfluxdbError):
+    with _opened(config, run_dir, "operator") as (plant, log), one_line_errors(InfluxdbError):
         if everything == bool(places) or (places and filters != Filter(None, None, None, None)):
             raise UsageError("name records as PARTITION/OFFSET, or give --all with the filters you want")
         if again and not everything:
@@ -156,9 +156,9 @@ def place_of(text: str) -> Place:
 
 
 @contextmanager
-def _opened(config: Any, run_dir: Any) -> Iterator[tuple[Plant, RejectedLog]]:
+def _opened(config: Any, run_dir: Any, role: str = "viewer") -> Iterator[tuple[Plant, RejectedLog]]:
     use_environment_of(run_dir)
-    plant = configuration(config)
+    plant = configuration(config, role)
     with one_line_errors(UsageError, QueryError, KafkaException):
         yield plant, _read(plant.kafka)
 

@@ -14,7 +14,9 @@ from services.influx_tokens import ROLES, InfluxApi, make_tokens
 
 def tokens(
     folder: Annotated[Path, typer.Argument(help="Where the tokens go, a file per role; `influxdb.tokens_dir`.")],
-    role: Annotated[list[str] | None, typer.Option("--role", help="sink or viewer, more than once; both.")] = None,
+    role: Annotated[
+        list[str] | None, typer.Option("--role", help="sink, viewer or operator, more than once; all.")
+    ] = None,
     config: ConfigOption = None,
 ) -> None:
     """Make a token per role in InfluxDB, with the operator's in INFLUX_TOKEN; what is good already is kept."""

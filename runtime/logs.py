@@ -7,6 +7,7 @@ import logging
 import sys
 import threading
 import time
+from typing import Any
 
 #: The same line passes so often in so many seconds.
 SAME_MAX, SAME_S = 5, 10.0
@@ -16,7 +17,7 @@ _TEXTS_MAX = 1000
 def configure(process: str, level: int = logging.INFO) -> None:
     """Send this process's log to standard error, each line `time level process logger: message`."""
     handler = logging.StreamHandler(sys.stderr)
-    formatter = logging.Formatter(
+    formatter = OneLine(
         f"%(asctime)s.%(msecs)03dZ %(levelname)-7s {process} %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"
     )
     formatter.converter = time.gmtime
@@ -25,6 +26,28 @@ def configure(process: str, level: int = logging.INFO) -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for noisy in ("aiokafka", "faust", "mode", "asyncua", "asyncio"):
         logging.getLogger(noisy).setLevel(max(level, logging.WARNING))
+
+
+class OneLine(logging.Formatter):
+    """A line per event, whatever names and texts from the field hold: no line break, no escape sequence of a terminal.
+
+    The lines of a traceback follow theirs, each marked with a bar, so that none can be taken for an event.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The event's own line."""
+        return escaped(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        """The traceback."""
+        return "\n".join(f"  | {escaped(line)}" for line in super().formatException(ei).split("\n"))
+
+
+def escaped(text: str) -> str:
+    """The text with every character that does not print as its Python escape."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class Thinned(logging.Filter):

@@ -104,7 +104,7 @@ def test_every_process_takes_its_own_token(influx: InfluxDB, monkeypatch: pytest
     for key, value in influx.environment().items():
         monkeypatch.setenv(key, value)
     monkeypatch.delenv("INFLUX_TOKEN")
-    tokens = {role: configuration(None, role).influxdb.token for role in ("sink", "viewer", "validation")}
+    tokens = {role: configuration(None, role).influxdb.token for role in (*ROLES, "validation")}
     expected = {role: (influx.tokens_dir / role).read_text().strip() for role in ROLES}
     assert tokens == {**expected, "validation": ""}
     assert Plant().influxdb.token == ""
