@@ -21,6 +21,7 @@ STAGES = {
     "opcua": ["twin", "connector", "opcua"],
     **{name: ["twin", "agent", name] for name in ("validation", "estimation", "twin", "sink")},
 }
+ONE_SHOTS = {"topics", "tokens"}
 SECRETS = {"INFLUX_TOKEN": "a-token", "INFLUX_PASSWORD": "a-password"}
 
 
@@ -70,13 +71,13 @@ def test_make_env_makes_private_secrets_once(tmp_path: Path) -> None:
 
 
 def test_every_part_is_there_and_no_other() -> None:
-    """Official images for the services, one service per connector and agent from one Dockerfile, and the topics."""
+    """Official images for the services, one service per connector and agent from one Dockerfile, topics and tokens."""
     found = services()
     assert {name: found[name]["image"] for name in OFFICIAL} == OFFICIAL
     assert {name: found[name]["command"] for name in STAGES} == STAGES
     assert found["topics"]["command"] == ["twin", "topics", "create"]
-    assert found.keys() == OFFICIAL.keys() | STAGES.keys() | {"topics"}
-    assert {found[name]["build"] for name in (*STAGES, "topics")} == {"."}
+    assert found.keys() == OFFICIAL.keys() | STAGES.keys() | ONE_SHOTS
+    assert {found[name]["build"] for name in (*STAGES, *ONE_SHOTS)} == {"."}
 
 
 def test_nothing_is_published_beyond_loopback() -> None:
@@ -85,13 +86,13 @@ def test_nothing_is_published_beyond_loopback() -> None:
     ports = [port for service in found.values() for port in service.get("ports", [])]
     assert len(ports) == len(OFFICIAL)
     assert all(isinstance(port, str) and port.startswith("127.0.0.1:") and port.count(":") == 2 for port in ports)
-    assert not any("ports" in found[name] or "network_mode" in found[name] for name in (*STAGES, "topics"))
+    assert not any("ports" in found[name] or "network_mode" in found[name] for name in (*STAGES, *ONE_SHOTS))
 
 
 def test_every_service_is_watched_and_comes_back() -> None:
-    """Every service has a health check and restarts, except the one-shot, which does neither."""
+    """Every service has a health check and restarts, except the one-shots, which do neither."""
     for name, service in services().items():
-        if name == "topics":
+        if name in ONE_SHOTS:
             assert service["restart"] == "no"
         else:
             assert service["healthcheck"]["test"][0] == "CMD", name
@@ -99,22 +100,28 @@ def test_every_service_is_watched_and_comes_back() -> None:
 
 
 def test_stages_wait_for_what_they_need() -> None:
-    """Stages start after the topics are made, the MQTT connector after mosquitto, the sink after InfluxDB."""
+    """Stages start after the topics are made, the MQTT connector after mosquitto, the sink after its token is made."""
     found = services()
     for name in STAGES:
         assert found[name]["depends_on"]["topics"] == {"condition": "service_completed_successfully"}
     assert found["topics"]["depends_on"]["kafka"] == {"condition": "service_healthy"}
     assert found["mqtt"]["depends_on"]["mosquitto"] == {"condition": "service_healthy"}
-    assert found["sink"]["depends_on"]["influxdb"] == {"condition": "service_healthy"}
+    assert found["tokens"]["depends_on"]["influxdb"] == {"condition": "service_healthy"}
+    assert found["sink"]["depends_on"]["tokens"] == {"condition": "service_completed_successfully"}
 
 
 def test_stages_have_least_rights() -> None:
-    """Connectors and agents drop all capabilities, cannot write their image, and only the sink has the token."""
+    """Connectors and agents drop all capabilities, cannot write their image, and none has the operator's token: the
+    sink has one of its own, which only writes, and nobody else may read its volume."""
     found = services()
-    for name in (*STAGES, "topics"):
+    for name in (*STAGES, *ONE_SHOTS):
         assert found[name]["cap_drop"] == ["ALL"]
         assert found[name]["read_only"] is True
-        assert ("INFLUX_TOKEN" in found[name]["environment"]) == (name == "sink")
+        assert ("INFLUX_TOKEN" in found[name]["environment"]) == (name == "tokens")
+        has_volume = any(volume.startswith("sink-token:") for volume in found[name].get("volumes", []))
+        assert has_volume == (name in ("tokens", "sink"))
+    folder = found["sink"]["environment"]["INFLUX_TOKENS_DIR"]
+    assert found["tokens"]["command"] == ["twin", "tokens", folder, "--role", "sink"]
     assert "USER twin" in (ROOT / "Dockerfile").read_text().splitlines()
 
 
@@ -129,7 +136,7 @@ def test_services_keep_their_data() -> None:
         if not volume.startswith("./")
     }
     services_data = {"kafka-data", "influxdb-data", "mosquitto-data"}
-    assert used == volumes.keys() == services_data | {"mqtt-state", "opcua-config", "opcua-state"}
+    assert used == volumes.keys() == services_data | {"mqtt-state", "opcua-config", "opcua-state", "sink-token"}
 
 
 def test_the_mounted_configuration_is_good() -> None:
