@@ -2,12 +2,14 @@
 
 import os
 import secrets
+import time
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import (
     AclBinding,
     AclBindingFilter,
@@ -34,6 +36,7 @@ RIGHTS = {
 }
 PASSWORD_BYTES = 32
 ITERATIONS = 8192
+POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -77,7 +80,7 @@ def apply(admin: AdminClient, prefix: str, timeout_s: float = 30.0) -> tuple[lis
     of the file or given by hand. Raises KafkaException.
     """
     wanted = {binding_of(right): right for right in rights(prefix)}
-    existing = [b for role in roles() for b in _rules_of(admin, user_id(role, prefix), timeout_s)]
+    existing = _existing(admin, prefix, timeout_s)
     missing = [binding for binding in wanted if binding not in existing]
     surplus = [binding for binding in existing if binding not in wanted]
     # First add, then take away: who is renamed in the file never stands without a right in between.
@@ -86,7 +89,17 @@ def apply(admin: AdminClient, prefix: str, timeout_s: float = 30.0) -> tuple[lis
     unwanted = [exactly(binding) for binding in surplus]
     for future in admin.delete_acls(unwanted, request_timeout=timeout_s).values() if unwanted else ():
         future.result()
+    end_s = time.monotonic() + timeout_s
+    # The controller has them now; a broker may take a moment, and who starts a process next relies on them.
+    while set(_existing(admin, prefix, timeout_s)) != wanted.keys():
+        if time.monotonic() > end_s:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "the rules are given, but the broker has them not"))
+        time.sleep(POLL_S)
     return sorted(wanted[b] for b in missing), sorted(map(_right, surplus))
+
+
+def _existing(admin: AdminClient, prefix: str, timeout_s: float) -> list[Any]:
+    return [rule for role in roles() for rule in _rules_of(admin, user_id(role, prefix), timeout_s)]
 
 
 def set_passwords(admin: AdminClient, prefix: str, folder: Path, timeout_s: float = 30.0) -> list[str]:
