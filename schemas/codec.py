@@ -2,7 +2,9 @@
 
 A record is C3 01, the 8-byte CRC-64-AVRO fingerprint of the writer's schema, then the Avro body (Avro 1.12,
 "Single-object encoding"). `avsc/` holds every version ever written as `<name>.v<n>.avsc`, so any record can be read
-without a registry; the highest version of a name is the one written. An old version is resolved to the newest.
+without a registry; the highest version of a name is the one written. Every other version is resolved to that one.
+A version to come is `<name>.v<n>.next.avsc`: read, but not written yet. A release that has it so must run everywhere
+before one that writes it does; then old and new processes read each other during a roll-out and after a rollback.
 
 Nothing but `DecodeError` leaves `decode`: fastavro raises IndexError for a truncated record, ignores trailing bytes
 and takes negative lengths, so the end position and every column are checked here. A large record is weighed first
@@ -44,7 +46,7 @@ class DecodeError(ValueError):
 
 
 class Version(NamedTuple):
-    """One schema as it was written at some time."""
+    """One schema as it was written at some time, or will be. `newest`: the one that is written now."""
 
     name: str
     number: int
@@ -133,18 +135,25 @@ def version_of(data: bytes) -> Version:
 @cache
 def versions() -> tuple[Version, ...]:
     """Every schema version in the folder, by name and number."""
+    return versions_in(FOLDER)
+
+
+def versions_in(folder: Path) -> tuple[Version, ...]:
+    """Every schema version in a folder, by name and number. Raises ValueError for a file that is none."""
     found = []
-    for path in sorted(FOLDER.glob("*.avsc")):
-        match = re.fullmatch(r"(\w+)\.v(\d+)\.avsc", path.name)
+    last: dict[str, int] = {}
+    for path in sorted(folder.glob("*.avsc")):
+        match = re.fullmatch(r"(\w+)\.v(\d+)(\.next)?\.avsc", path.name)
         if match is None:
-            raise ValueError(f"{path.name}: allowed is <name>.v<number>.avsc")
+            raise ValueError(f"{path.name}: allowed is <name>.v<number>.avsc or <name>.v<number>.next.avsc")
         schema = json.loads(path.read_text("utf-8"))
         parsed = fastavro.parse_schema(schema)
         canonical = fastavro.schema.to_parsing_canonical_form(schema)
         fingerprint = bytes.fromhex(fastavro.schema.fingerprint(canonical, "CRC-64-AVRO"))
         found.append((schema["name"], int(match[2]), fingerprint, parsed))
-    last = {name: max(n for other, n, *_ in found if other == name) for name, *_ in found}
-    return tuple(sorted((Version(*row, newest=row[1] == last[row[0]]) for row in found), key=lambda v: v[:2]))
+        if match[3] is None:
+            last[schema["name"]] = max(int(match[2]), last.get(schema["name"], 0))
+    return tuple(sorted((Version(*row, newest=row[1] == last.get(row[0])) for row in found), key=lambda v: v[:2]))
 
 
 @cache

@@ -55,11 +55,12 @@ def main(target: str) -> None:
     corpus.mkdir(parents=True, exist_ok=True)
     for number, data in enumerate(targets.seeds(target)):
         (corpus / f"seed-{number}").write_bytes(data)
+        TARGETS[target](data)  # what is compiled at first use is compiled now: no input is slow for that
     crashes = CRASHES / target
     crashes.mkdir(parents=True, exist_ok=True)
     options = [
         f"-max_total_time={round(60 * chosen.minutes)}", f"-seed={chosen.seed}", f"-max_len={INPUT_BYTES_MAX}",
-        f"-artifact_prefix={crashes}/", "-print_final_stats=1", "-timeout=10", "-rss_limit_mb=2048",
+        f"-artifact_prefix={crashes}/", "-print_final_stats=1", "-timeout=30", "-rss_limit_mb=2048",
     ]  # fmt: skip
     atheris.Setup([sys.argv[0], *options, str(corpus)], TARGETS[target])
     atheris.Fuzz()

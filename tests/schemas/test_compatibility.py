@@ -36,6 +36,19 @@ def test_gate_accepts_a_field_with_default(tmp_path: Path) -> None:
     assert incompatibilities(tmp_path) == []
 
 
+def test_a_version_to_come_is_read_but_not_written(tmp_path: Path) -> None:
+    """`….v2.next.avsc` is known by its fingerprint while v1 is written; without `.next` it is the one written."""
+    old = json.loads((codec.FOLDER / "alert.v1.avsc").read_text("utf-8"))
+    new = {**old, "fields": [*old["fields"], {"name": "owner", "type": "string", "default": ""}]}
+    (tmp_path / "alert.v1.avsc").write_text(json.dumps(old))
+    coming = tmp_path / "alert.v2.next.avsc"
+    coming.write_text(json.dumps(new))
+    assert [(v.number, v.newest) for v in codec.versions_in(tmp_path)] == [(1, True), (2, False)]
+    assert incompatibilities(tmp_path) == []
+    coming.rename(tmp_path / "alert.v2.avsc")
+    assert [(v.number, v.newest) for v in codec.versions_in(tmp_path)] == [(1, False), (2, True)]
+
+
 def test_released_schemas_are_never_edited() -> None:
     """Every released version still has its fingerprint: what was written can be read for ever."""
     assert {f"{v.name} v{v.number}": v.fingerprint.hex() for v in codec.versions()} == RELEASED
