@@ -1,6 +1,6 @@
 """A connector without a field, for tests: sends frames through `Delivery` and says on stdout which are safe.
 
-python -m tests.connectors.spool_worker BOOTSTRAP PREFIX DIRECTORY LIMITS(json) DROPS(0/1) FRAMES_PER_S
+python -m tests.connectors.spool_worker BOOTSTRAP PREFIX DIRECTORY LIMITS(json) DROPS(0/1) FRAMES_PER_S FRAMES
 
 Lines: `ready EPOCH`, `ASSET SEQ` for a frame that is safe, `ill PART REASON`, `closed True|False` after stdin ended.
 """
@@ -23,7 +23,7 @@ READINGS = 10  # per frame
 
 def main() -> None:
     """Send until stdin ends."""
-    bootstrap, prefix, directory, limits, drops, rate = sys.argv[1:]
+    bootstrap, prefix, directory, limits, drops, rate, most = sys.argv[1:]
     logs.configure("worker")
     epoch = time.time_ns()
     framer = Framer("w", epoch, Framing(linger_s=0))
@@ -37,7 +37,7 @@ def main() -> None:
     number = 0
     start_s = time.monotonic()
     while not ended.is_set():
-        while float(rate) and number < (time.monotonic() - start_s) * float(rate):
+        while number < min(int(most), (time.monotonic() - start_s) * float(rate)):
             asset = f"A{number % ASSETS}"
             now_ns = time.time_ns()
             for i in range(READINGS):
