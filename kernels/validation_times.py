@@ -77,8 +77,8 @@ ORIGIN, SOURCE, ARRIVAL, TESTS, ORDINAL, UNIT = range(6)
 
 @jit
 def later(time_ns: int, by_ns: int) -> int:
-    """A time in ns moved on by at least 0 ns, at most to FOREVER."""
-    return FOREVER if time_ns > FOREVER - by_ns else time_ns + by_ns
+    """A time in ns moved on by at least 0 ns, at most to FOREVER; by FOREVER (a limit that is off) always to that."""
+    return FOREVER if by_ns == FOREVER or time_ns > FOREVER - by_ns else time_ns + by_ns
 
 
 @jit

@@ -42,7 +42,12 @@ class Pulse:
         """Arrival time (s since 1970) of the newest frame the twin knows: of the (asset, connector) furthest behind, of
         one connector where it is named. Zero before the first one.
         """
-        return min((ns / 1e9 for (_, name), ns in list(self._newest_ns.items()) if source in ("", name)), default=0.0)
+        newest = [
+            ns / 1e9
+            for (asset, name), ns in list(self._newest_ns.items())
+            if source in ("", name) and asset not in self.ignored
+        ]
+        return min(newest, default=0.0)
 
     @contextmanager
     def lags_s(self) -> Iterator[list[float]]:

@@ -166,7 +166,8 @@ def test_the_newest_time_outlives_the_memory() -> None:
 def test_old_readings_are_suspect_only_where_a_limit_is_set() -> None:
     """Old series can be played; with a limit, what is older than that against its arrival is suspect."""
     old = Reading(source_ns=0, arrival_ns=T0)
-    assert validated([old])[0].tests.tolist() == [0]
+    oldest = Reading(source_ns=-(2**63) + 1, arrival_ns=T0)
+    assert [validated([reading])[0].tests.tolist() for reading in (old, oldest)] == [[0], [0]]
     limited = Plant(tags={"*": {"validation": {"behind_limit_s": 60}}})
     readings = [Reading(source_ns=T0 + i, arrival_ns=T0 + i + 60 * SECOND + i) for i in range(2)]
     assert validated(list(readings), limited)[0].tests.tolist() == [0, Test.TIME]
