@@ -289,7 +289,7 @@ class System:
     def flows(self, since_s: float = 0.0) -> bool:
         """Whether everything comes through to twin and sink, by what arrived after `since_s` (s since 1970)."""
         newest_s = self.newest_s()
-        return newest_s > since_s and time.time() - newest_s < FLOWS_S
+        return newest_s > since_s and time.time() - newest_s < self.rig.limit_s(FLOWS_S)
 
     def wait_flowing(self, within_s: float, since_s: float | None = None, record: bool = True) -> float:
         """Wait until what arrives after `since_s` (s since 1970; None: now) comes through with a lag below 1 s.
@@ -297,7 +297,9 @@ class System:
         Returns the seconds from `since_s` and notes them as the time to recover.
         """
         began_s = time.time() if since_s is None else since_s
-        self.rig.wait_for(lambda: self.flows(began_s), f"everything flows again (lag {FLOWS_S:g} s)", within_s)
+        self.rig.wait_for(
+            lambda: self.flows(began_s), f"everything flows again (lag {self.rig.limit_s(FLOWS_S):g} s)", within_s
+        )
         took_s = time.time() - began_s
         if record:
             self.rig.recovered(took_s)

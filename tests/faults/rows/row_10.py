@@ -44,7 +44,7 @@ def strike(rig: Rig, system: System) -> None:
         with system.pulse.lags_s() as lags_s:
             time.sleep(CALM_S)
         rig.note("before: lag of the twin (s)", _summary(lags_s))
-        allowed_s = max(LAG_S, BUSY_FACTOR * max(lags_s))
+        allowed_s = max(rig.limit_s(LAG_S), BUSY_FACTOR * max(lags_s))
         _watched(rig, system, "away", allowed_s, lambda: _away(rig, system))
         if system.influxdb_proxy is not None:
             proxy = system.influxdb_proxy
