@@ -200,10 +200,9 @@ class Fold:
         """An asset's frames must share one partition, else its state would be in two places."""
         if key != frame.asset.encode():
             raise DecodeError(f"key {key!r}: allowed is the frame's asset {frame.asset!r}")
-        if frame.asset not in self._term.rows:
-            home = home_partition(key, self._partitions)
-            if home != tp.partition:
-                raise DecodeError(f"asset {frame.asset!r} in partition {tp.partition}: allowed is {home} (murmur2)")
+        home = home_partition(key, self._partitions)
+        if home != tp.partition:
+            raise DecodeError(f"asset {frame.asset!r} in partition {tp.partition}: allowed is {home} (murmur2)")
 
     async def _send(self, term: Term, tp: Partition, topic: Topic, key: bytes, data: bytes) -> None:
         receipts = term.unsaved.receipts

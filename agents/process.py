@@ -191,8 +191,9 @@ class Process:
 
     async def _stop(self, running: list["asyncio.Task[None]"]) -> None:
         log.info("%s: stopping", self.name)
+        deadline_s = asyncio.get_running_loop().time() + STOP_S
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(STOP_S):
+            async with asyncio.timeout_at(deadline_s):
                 self.ownership.pause()
                 await self.worker.save()
                 await self.worker.close()
@@ -200,10 +201,10 @@ class Process:
         for task in running[1:]:
             task.cancel()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(STOP_S):
+            async with asyncio.timeout_at(deadline_s):
                 await self.app.stop()
         self.reader.close()
-        self.outbox.close(STOP_S)
+        self.outbox.close(max(0.0, deadline_s - asyncio.get_running_loop().time()))
 
     def _report(self) -> None:
         """Tell everybody whether there is progress, where some is due."""

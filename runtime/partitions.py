@@ -3,10 +3,13 @@
 Kafka's clients follow a topic that was given more partitions and would send an asset's next frame elsewhere.
 """
 
+from functools import lru_cache
+
 _M = 0x5BD1E995
 _MASK = 0xFFFFFFFF
 
 
+@lru_cache(maxsize=100_000)  # asked for every frame, of as many keys as there are assets
 def home_partition(key: bytes, partitions: int) -> int:
     """The partition of a key: murmur2, as Java's and aiokafka's default and `murmur2_random` in confluent-kafka."""
     return (_murmur2(key) & 0x7FFFFFFF) % partitions

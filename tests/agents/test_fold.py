@@ -165,10 +165,15 @@ async def test_a_frame_in_the_wrong_place_is_rejected() -> None:
     """A key that is not the asset, or a partition that is not the asset's, would split its state: rejected."""
     case = _Case()
     await case.take(encode(frame(ASSET, 0)), key=b"R2")
-    await case.take(encode(frame(ASSET, 0)), tp=Partition("p.raw", (TP.partition + 1) % PARTITIONS))
+    elsewhere = Partition("p.raw", (TP.partition + 1) % PARTITIONS)
+    await case.take(encode(frame(ASSET, 0)), tp=elsewhere)
     assert ["allowed is the frame's asset" in r.reason for r in case.rejected()] == [True, False]
     assert "murmur2" in case.rejected()[1].reason
     assert case.outputs() == []
+    await case.take(encode(frame(ASSET, 0)))
+    await case.take(encode(frame(ASSET, 1)), tp=elsewhere)
+    assert "murmur2" in case.rejected()[2].reason, "of an asset that is known, too"
+    assert [out.seq for out in case.outputs()] == [0]
 
 
 async def test_a_step_that_raises_costs_one_frame() -> None:
