@@ -25,7 +25,7 @@ def fail_point(name: str) -> None:
 def main() -> int:
     """Run the stage of the command line."""
     stage = sys.argv[1]
-    plant = configuration(Path(os.environ["TWIN_CONFIG"]))
+    plant = configuration(Path(os.environ["TWIN_CONFIG"]), stage)
     logs.configure(stage)
     code: int = import_module(f"agents.{stage}").run(plant, fail_point=fail_point)
     return code
