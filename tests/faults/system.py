@@ -230,6 +230,11 @@ class System:
         self.rig.struck(len(points))
         return died_s
 
+    @property
+    def connectors(self) -> list[str]:
+        """Names of all connectors of the configuration."""
+        return [one.id for one in (*self.plant.mqtt, *self.plant.opcua)]
+
     # -- what they say -----------------------------------------------------------------------------------------------
 
     def log(self, name: str) -> str:
@@ -357,7 +362,9 @@ class System:
             self.rig.note("plant", {k: v for k, v in self.stop_load().items() if k in ("sent", "overruns", "unheard")})
         self.drain(within_s)
         self.rig.note("resources", self.resources.summary())
-        pids = [self.send_signal(name, signal.SIGSTOP) for name in CONNECTORS]  # their heartbeats would go on for ever
+        pids = [
+            self.send_signal(name, signal.SIGSTOP) for name in self.connectors
+        ]  # their heartbeats would go on for ever
         try:
             self.drain_agents(within_s)
             return self.check(told=told)
