@@ -342,7 +342,7 @@ class System:
 
     def drain(self, within_s: float = DRAIN_S) -> None:
         """Wait until the connectors hold nothing back and every stage has acknowledged all that was sent."""
-        for name in CONNECTORS:
+        for name in self.connectors:
             self.rig.wait_for(
                 lambda name=name: not self.metric(name, "twin_spool_frames"), f"{name}'s spool is empty", within_s
             )  # type: ignore[misc]
