@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from agents.application import Application, application, source_topic
 from agents.outbox import Outbox, Receipts
@@ -20,6 +20,7 @@ from runtime.health import HEALTH, times
 from runtime.kafka import TopicMismatch, TopicsMissing, client_settings, create_topics, topics_of
 from runtime.metrics import LAST_COMMIT_TIME, LAST_READING_TIME, LOST_FRAMES, RETRIES, STANDSTILL
 from runtime.probes import serve
+from runtime.topic_watch import PART
 from runtime.watchdog import Watchdog, leave
 from schemas.codec import encode
 from schemas.records import Alert
@@ -31,6 +32,7 @@ BEAT_S = 1.0
 STOP_S = 4.0
 REVOKE_S = 10.0
 LONGEST_RETRY_S = 10.0
+ANSWER_S = 10.0
 STANDSTILL_S = 10.0  # and two checkpoints: so long work that waits may not advance before it is said
 ASSIGNMENT, PROGRESS = "assignment", "progress"
 HOPS = {"validation": 0, "estimation": 1, "twin": 2, "sink": 3}  # places down the chain
@@ -279,13 +281,15 @@ async def _topics_exist(kafka: Kafka, topics: tuple[Topic, ...], ending: asyncio
     delay_s = 0.2
     while not ending.is_set():
         try:
-            await asyncio.to_thread(create_topics, kafka, topics)
-        except (KafkaException, TopicsMissing) as error:
-            log.warning("Kafka at %s: %s; trying again", kafka.address, error)
+            await asyncio.to_thread(create_topics, kafka, topics, timeout_s=ANSWER_S)
+        except (KafkaException, TopicsMissing, OSError) as error:  # OSError: a password file that cannot be read
+            said = error.args[-1] if isinstance(error, KafkaException) else error
+            HEALTH.ill(PART, f"{kafka.address}: {said.str() if isinstance(said, KafkaError) else said}")
             RETRIES.labels(dependency="kafka").inc()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(ending.wait(), delay_s)
             delay_s = min(2 * delay_s, LONGEST_RETRY_S)
         else:
+            HEALTH.well(PART)
             return True
     return False

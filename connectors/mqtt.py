@@ -22,6 +22,7 @@ from connectors.framer import Framer, Reading
 from connectors.mqtt_client import Message
 from connectors.mqtt_memory import Memory
 from connectors.mqtt_session import Session
+from connectors.mqtt_silence import Silence
 from connectors.mqtt_topics import Names, TopicError, names_in
 from connectors.payload import PayloadError, parse
 from connectors.reduction import Reducer
@@ -90,7 +91,8 @@ class Connector:
             self._framer.expect(asset, start_ns)
         spooling = Spooling(directory=config.state_dir, connector_id=config.id, limits=config.spool, drops=True)
         self._delivery = Delivery(plant.kafka, STAGE, HEALTH, spooling if config.qos == 0 else None)
-        self._session = Session(config, HEALTH, self._on_session_lost, resumes=bool(self._memory.last_arrival_ns))
+        self._session = Session(config, HEALTH, self._gap_for_each, resumes=bool(self._memory.last_arrival_ns))
+        self._silence = Silence(config, HEALTH)
         self._reducer = Reducer(plant)
         self._has_units = any("unit" in values for values in plant.tags.values())
         self._names: dict[bytes, Names] = {}
@@ -170,6 +172,8 @@ class Connector:
 
     def _take(self, understood: Understood) -> None:
         message, names, readings, remark = understood
+        if self._silence.ended():
+            self._gap_for_each("nothing came by MQTT")
         if message.mid:
             unacknowledged = self._unacknowledged
             if unacknowledged and unacknowledged[-1].connection is not message.connection:
@@ -225,6 +229,7 @@ class Connector:
         if not 0 <= now_ns - self._looked_at_ns < IDLE_S * 1e9:
             self._looked_at_ns = now_ns
             self._memory.save(now_ns)
+            self._silence.look(waits=self._session.up and not self._waiting)
             while self._delivery.losses:
                 self._gap_for_all(self._delivery.losses.popleft(), now_ns)
             for reading in self._reducer.overdue(now_ns):
@@ -258,10 +263,11 @@ class Connector:
         if done:
             self._session.acknowledge(done)
 
-    def _on_session_lost(self) -> None:
+    def _gap_for_each(self, cause: str) -> None:
+        """Tell of every asset that since its last message some may be missing."""
         now_ns = time.time_ns()
         for asset, from_ns in self._memory.last_arrival_ns.items():
-            gap = Gap(from_ns=from_ns, to_ns=max(from_ns, now_ns), cause="MQTT session lost")
+            gap = Gap(from_ns=from_ns, to_ns=max(from_ns, now_ns), cause=cause)
             self._framer.gap(asset, gap, (), now_ns)
 
     def _gap_for_all(self, gap: Gap, now_ns: int) -> None:

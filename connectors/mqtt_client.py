@@ -54,7 +54,7 @@ class Connection(paho.Client):  # type: ignore[misc]  # mypy is told not to look
     def __init__(self, config: Mqtt) -> None:
         super().__init__(
             paho.CallbackAPIVersion.VERSION2,
-            client_id=f"twin-{config.id}",
+            client_id=client_id(config),
             protocol=paho.MQTTv5,
             manual_ack=True,
         )
@@ -186,6 +186,11 @@ def _variable_integer(packet: bytes | bytearray, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at + i + 1
     raise ValueError("a variable byte integer of more than 4 bytes")
+
+
+def client_id(config: Mqtt) -> str:
+    """By which the broker knows the connector's session."""
+    return f"twin-{config.id}"
 
 
 def _tls(config: Mqtt) -> ssl.SSLContext:

@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from connectors.health import Health
-from connectors.mqtt_client import Connection, Message
+from connectors.mqtt_client import Connection, Message, client_id
 from runtime.config import Mqtt
 from runtime.metrics import RETRIES
 
 log = logging.getLogger(__name__)
 
 PART = "mqtt"
+TAKEN_OVER = 0x8E  # reason code of MQTT 5
 DELAY_MIN_S = 1.0
 DELAY_MAX_S = 60.0
 STABLE_S = 10.0  # a connection that lasted so long was a good one: the next attempt comes soon
@@ -32,13 +33,15 @@ BUSY = 32  # ... unless so many came the last time: then there is no time to los
 class Session:
     """Call `poll` all the time, from one thread; `wake` may be called from any.
 
-    `resumes`: the broker should have the session of an earlier process. Where it does not, `on_session_lost` is called.
+    `resumes`: the broker should have the session of an earlier process. Where messages may be lost that it should have
+    kept for us, `on_loss` is called with the cause, once the broker keeps and sends them again.
     """
 
-    def __init__(self, config: Mqtt, health: Health, on_session_lost: Callable[[], None], resumes: bool) -> None:
+    def __init__(self, config: Mqtt, health: Health, on_loss: Callable[[str], None], resumes: bool) -> None:
         self._config = config
         self._health = health
-        self._on_session_lost = on_session_lost
+        self._on_loss = on_loss
+        self._loss = ""  # what may have cost messages since the last subscription
         self._connection: Connection | None = None
         self._attempt: threading.Thread | None = None
         self._failure = ""
@@ -162,11 +165,15 @@ class Session:
         self.wake()
 
     def _lost(self) -> None:
-        if self._up_since_s is not None and time.monotonic() - self._up_since_s > STABLE_S:
-            self._delay_s = 0.0
+        failure = self._failure or f"connection to {self._peer} lost"
+        if self._up_since_s is not None:
+            if time.monotonic() - self._up_since_s > STABLE_S:
+                self._delay_s = 0.0
+            else:  # mosquitto 2.0 gives the session to another client without a word to the first
+                failure += f" in less than {STABLE_S:g} s; does another client use the id {client_id(self._config)}?"
         self._connection = self._up_since_s = self._subscribe_at_s = None
         self.up = False
-        self._later(self._failure or f"connection to {self._peer} lost")
+        self._later(failure)
 
     def _later(self, reason: str) -> None:
         self._health.ill(PART, reason)
@@ -189,10 +196,10 @@ class Session:
         self._up_since_s = time.monotonic()
         if self._had_session and not flags.session_present:
             log.warning("%s has lost the session, and with it messages that were not delivered yet", self._peer)
-            self._on_session_lost()
+            self._loss = "MQTT session lost"
         elif self._had_session and self._config.qos == 0:
             log.warning("%s kept nothing while there was no connection: the subscription has QoS 0", self._peer)
-            self._on_session_lost()
+            self._loss = self._loss or "MQTT session lost"
         self._had_session = True
         client.subscribe_all()
 
@@ -205,10 +212,16 @@ class Session:
         if not refused:
             self.up = True
             self._health.well(PART)
+            if self._loss:  # only now: what is published before the broker has the subscription is lost, too
+                self._on_loss(self._loss)
+                self._loss = ""
             return
         self.up = False
         self._health.ill(PART, f"{self._peer} refused to subscribe {', '.join(refused)}")
         self._subscribe_at_s = time.monotonic() + self._next_delay_s()
 
     def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        if reason.value == TAKEN_OVER:
+            log.warning("%s gave the session to another client of the same id, and with it messages", self._peer)
+            self._loss = "MQTT session taken over"
         self._failure = self._failure or f"connection to {self._peer} lost: {reason}"

@@ -20,7 +20,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from runtime.config import Kafka
 from runtime.exit_codes import BAD_CONFIGURATION, RESTART_ME
-from runtime.kafka import client_settings
+from runtime.kafka import client_settings, untimed
 from runtime.partitions import home_partition
 from schemas.frames import Frame
 from schemas.topics import MAX_RECORD_BYTES
@@ -38,7 +38,6 @@ _SILENT = logging.getLogger(f"{__name__}.librdkafka")
 _SILENT.disabled = True
 #: How librdkafka says that it ended itself because a record was refused.
 _REFUSED = re.compile(r"ProduceRequest for (\S+) \[\d+\] with \d+ message\(s\) failed: (.*?)(?: \(broker|: unable)")
-_TIMING = re.compile(r" \(after \d+ms in state [^)]*\)")
 
 
 @dataclass(slots=True, eq=False)
@@ -175,7 +174,7 @@ def _text(error: KafkaError) -> str:
     refused = _REFUSED.search(error.str())
     if refused is not None:
         return f"Kafka refuses records for {refused[1]}: {refused[2]}"
-    return f"{_TIMING.sub('', error.str())} ({error.name()})"
+    return f"{untimed(error.str())} ({error.name()})"
 
 
 def _settings(kafka: Kafka, on_error: Callable[[KafkaError], None]) -> dict[str, Any]:

@@ -188,6 +188,7 @@ class Mqtt(Section):
     payload_bytes_max: int = Field(1024 * 1024, ge=1024, le=8 * 1024 * 1024)  # larger ones are rejected
     session_expiry_s: int = Field(7 * 86_400, ge=0, le=0xFFFFFFFF)
     keepalive_s: int = Field(20, ge=5, le=600)
+    silence_s: Limit = 300.0  # no message for so long is unhealthy, and a gap: brokers drop silently what rules forbid
     state_dir: Path = Field(default_factory=state_directory)  # assets heard and when; outlives the process
     watchdog_s: float = Field(60.0, ge=5, le=3600)  # a loop stuck for so long ends the process
     username: str | None = None

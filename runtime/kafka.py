@@ -1,5 +1,6 @@
 """Kafka's client settings from the configuration, and the topics of `schemas/topics.py` made and compared."""
 
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from runtime.config import Kafka
 from schemas.topics import TOPICS, Topic
 
+_TIMING = re.compile(r" \(after \d+ms in state [^)]*\)")
 _NOT_ALLOWED = {"TOPIC_AUTHORIZATION_FAILED", "CLUSTER_AUTHORIZATION_FAILED"}
 
 
@@ -39,6 +41,11 @@ def client_settings(kafka: Kafka) -> dict[str, str | int]:
     return {name: value for name, value in settings.items() if value is not None}
 
 
+def untimed(text: str) -> str:
+    """What librdkafka says of a connection, the same for the same trouble."""
+    return _TIMING.sub("", text)
+
+
 def topics_of(role: str) -> tuple[Topic, ...]:
     """The topics that a process writes or reads, by its name in the table of topics."""
     return tuple(topic for topic in TOPICS if role in (*topic.writers, *topic.readers))
@@ -47,10 +54,15 @@ def topics_of(role: str) -> tuple[Topic, ...]:
 def create_topics(kafka: Kafka, topics: Sequence[Topic] = TOPICS, timeout_s: float = 30.0) -> list[str]:
     """Create what is missing of these topics and return the names made.
 
-    Raises TopicMismatch, TopicsMissing where this user may not create them, KafkaException.
+    Raises TopicMismatch, TopicsMissing where this user may not create them, KafkaException with why nobody answers.
     """
-    admin = AdminClient(client_settings(kafka))
-    existing = check_topics(kafka, admin, timeout_s)
+    causes: list[str] = []
+    admin = AdminClient({**client_settings(kafka), "error_cb": lambda error: causes.append(untimed(error.str()))})
+    try:
+        existing = check_topics(kafka, admin, timeout_s)
+    except KafkaException as error:
+        admin.poll(0)  # the answer is only "no broker"; a wrong password or certificate is told to the callback
+        raise KafkaException(error.args[0], *causes[:1]) from error
     missing = [t for t in topics if t.full_name(kafka.prefix) not in existing]
     wanted = [
         NewTopic(

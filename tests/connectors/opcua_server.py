@@ -152,9 +152,8 @@ class Plant:
         await self.cut()
 
 
-async def main(settings: Settings) -> None:
+async def main(plant: Plant) -> None:
     """Serve until stdin ends."""
-    plant = Plant(settings)
     await plant.start()
     print("ready", flush=True)
     loop = asyncio.get_running_loop()
@@ -167,4 +166,4 @@ async def main(settings: Settings) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.ERROR, stream=sys.stderr)
-    asyncio.run(main(Settings(**json.loads(sys.argv[1]))))
+    asyncio.run(main(Plant(Settings(**json.loads(sys.argv[1])))))

@@ -57,6 +57,8 @@ def until(condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
 class ServerProcess:
     """The test server; `settings` as in opcua_server.Settings."""
 
+    program = "tests.connectors.opcua_server"
+
     def __init__(self, **settings: Any) -> None:
         self.settings = {"port": free_port(), **settings}
         self.url = f"opc.tcp://127.0.0.1:{self.settings['port']}/"
@@ -64,7 +66,7 @@ class ServerProcess:
 
     def _start(self) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.connectors.opcua_server", json.dumps(self.settings)],
+            [sys.executable, "-m", self.program, json.dumps(self.settings)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
         )  # fmt: skip
         assert process.stdout is not None

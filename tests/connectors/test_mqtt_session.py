@@ -117,11 +117,9 @@ class Driven:
 
     def __init__(self, port: int, **more: Any) -> None:
         self.health = Health()
-        self.lost: list[None] = []
+        self.lost: list[str] = []
         self.messages: list[Message] = []
-        self.session = Session(
-            Mqtt(host="127.0.0.1", port=port, **more), self.health, lambda: self.lost.append(None), False
-        )
+        self.session = Session(Mqtt(host="127.0.0.1", port=port, **more), self.health, self.lost.append, False)
 
     def fetch(self, most: int = 1000) -> list[Message]:
         """The messages that have arrived, so many at most."""
@@ -198,6 +196,7 @@ def test_another_client_of_the_same_id_is_named() -> None:
     with broker(script) as port:
         driven = Driven(port)
         driven.until(lambda: "Session taken over" in driven.health.reason("mqtt"))
+        assert "does another client use the id twin-mqtt-1?" in driven.health.reason("mqtt")
         driven.until(lambda: len(times) >= 5)
         driven.session.close()
     waits = [b - a for a, b in pairwise(times)]
@@ -205,9 +204,37 @@ def test_another_client_of_the_same_id_is_named() -> None:
     assert waits[3] > 0.35, waits
 
 
+def test_what_another_client_of_the_same_id_took_is_told_when_the_subscription_stands() -> None:
+    """The broker still has the session, so only we can know that messages went to somebody else. It is told once, when
+    the subscription is granted: what was published up to then may be lost, too."""
+    granted = threading.Event()
+
+    def script(peer: Peer, number: int) -> None:
+        peer.packet()
+        peer.sock.sendall(bytes([0x20, 3, int(number > 0), 0, 0]))  # the second time with the session
+        if number:
+            granted.wait(10)
+        peer.grant(1)
+        if number:
+            peer.packet()
+        peer.sock.sendall(SESSION_TAKEN_OVER)
+
+    with broker(script) as port:
+        driven = Driven(port)
+        driven.until(lambda: "Session taken over" in driven.health.reason("mqtt"))
+        driven.until(lambda: driven.session._connection is not None)
+        for _ in range(5):
+            driven.session.poll(0.05)
+        assert driven.lost == []
+        granted.set()
+        driven.until(lambda: driven.session.up)
+        assert driven.lost == ["MQTT session taken over"]
+        driven.session.close()
+
+
 def test_the_delay_ends_at_a_minute() -> None:
     """Attempts come after 1, 2, 4, … s, but never less often than once a minute."""
-    session = Session(Mqtt(), Health(), lambda: None, False)
+    session = Session(Mqtt(), Health(), lambda _cause: None, False)
     session._delay_s = 0.5
     assert [session._next_delay_s() for _ in range(8)] == [1, 2, 4, 8, 16, 32, 60, 60]
 

@@ -246,6 +246,10 @@ class System:
         """Lines of a log that match."""
         return sum(re.search(pattern, line) is not None for line in self.log(name).splitlines())
 
+    def trouble(self, name: str, pattern: str) -> bool:
+        """Whether a process says that it is not ready, for a reason that matches; the supervisor asks it."""
+        return re.search(pattern, self.state(name).trouble) is not None
+
     def metric(self, name: str, metric: str, **labels: str) -> float | None:
         """A metric of a process now; None where it does not answer."""
         samples = supervisor._samples(self.state(name).metrics_port)
@@ -262,7 +266,7 @@ class System:
             consumer.assign([place])
             offset = 0
             while offset < end:
-                for message in consumer.consume(500, 10):
+                for message in consumer.consume(min(500, end - offset), 10):  # it waits for so many
                     offset = message.offset() + 1
                     with suppress(DecodeError):
                         found.append(decode(message.value() or b""))
