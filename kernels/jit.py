@@ -6,7 +6,7 @@ file would end the process at every start, and a flipped bit would be run. So ou
 that is not what was written counts as not there.
 """
 
-import pickle  # nosec B403: numba's own format of what this user compiled, beside the source it belongs to
+import pickle  # nosec B403
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -54,7 +54,8 @@ class CheckedFile(IndexDataCacheFile):  # type: ignore[misc]  # numba has no typ
         body, checksum = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
         if _checksum(body) != checksum:
             raise OSError(f"{path} is damaged")
-        return pickle.loads(body)  # nosec B301: as above
+        # Numba's own format, of what this user compiled, beside the source it belongs to.
+        return pickle.loads(body)  # nosec B301
 
     def _write(self, path: str, content: Any) -> None:
         body = self._dump(content)
