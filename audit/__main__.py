@@ -35,6 +35,7 @@ def main() -> int:
             patience_s=wanted.patience_s,
             quiet_s=wanted.quiet_s,
             example_count=wanted.examples,
+            ignored=frozenset(wanted.ignore),
         )
     except (JournalError, KafkaAuditError, StoreError, ExpectedError) as error:
         print(f"cannot tell: {error}", file=sys.stderr)
@@ -82,6 +83,7 @@ def _arguments() -> argparse.Namespace:
     add("--out", type=Path, help="write the report as JSON")
     add("--patience-s", type=float, default=30.0, help="wait so long for what is not there yet")
     add("--quiet-s", type=float, default=3.0, help="no topic may have grown for so long")
+    add("--ignore", action="append", default=[], metavar="ASSET", help="do not look at it: somebody forges its records")
     add("--examples", type=int, default=10, help="sentences about each fault")
     return parser.parse_args()
 

@@ -13,9 +13,10 @@ Who writes it is not known here.
 """
 
 from base64 import b64decode
-from dataclasses import dataclass
+from collections.abc import Set
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import orjson
 
@@ -46,6 +47,18 @@ class Expected:
     raw: dict[int, Span]
     stages: dict[str, ExpectedStage]
     twin: dict[str, bytes]
+
+    def without(self, assets: Set[str]) -> Self:
+        """The same without some assets."""
+        stages = {
+            name: ExpectedStage(
+                outputs={key: digests for key, digests in stage.outputs.items() if key.asset not in assets},
+                states={asset: state for asset, state in stage.states.items() if asset not in assets},
+            )
+            for name, stage in self.stages.items()
+        }
+        twin = {asset: state for asset, state in self.twin.items() if asset not in assets}
+        return replace(self, stages=stages, twin=twin)
 
 
 def load(path: Path) -> Expected:

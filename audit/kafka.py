@@ -1,9 +1,9 @@
 """Reads whole topics of Kafka, and says in which partition a key belongs. Commits nothing, joins no group."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
@@ -43,6 +43,11 @@ class Cluster:
     bootstrap: str
     prefix: str = DEFAULT_PREFIX
     properties: Mapping[str, str] = field(default_factory=dict, repr=False)
+    ignored: frozenset[bytes] = frozenset()  # keys of records that are not looked at
+
+    def without(self, assets: Set[str]) -> Self:
+        """The same without the records of some assets."""
+        return replace(self, ignored=frozenset(asset.encode() for asset in assets))
 
     def spans(self, topics: Mapping[str, Topic]) -> dict[str, dict[int, Span]]:
         """The offsets of every partition of the topics, by the names given. Each end is asked after those of the topics
@@ -66,7 +71,7 @@ class Cluster:
             raise KafkaAuditError(f"Kafka at {self.bootstrap}: {error}") from error
 
     def records(self, topic: Topic, spans: Mapping[int, Span]) -> Iterator[Record]:
-        """All records within `spans`, per partition in order. Raises KafkaAuditError."""
+        """All records within `spans` that are not ignored, per partition in order. Raises KafkaAuditError."""
         name = topic.full_name(self.prefix)
         waiting = {p: span.end for p, span in spans.items() if span.end > span.start}
         consumer = self._consumer()
@@ -90,7 +95,8 @@ class Cluster:
                     if end is None or message.offset() >= end:
                         waiting.pop(partition, None)
                         continue
-                    yield Record(partition, message.offset(), message.key() or b"", message.value() or b"")
+                    if message.key() not in self.ignored:
+                        yield Record(partition, message.offset(), message.key() or b"", message.value() or b"")
                     if message.offset() + 1 == end:
                         del waiting[partition]
         except KafkaException as error:

@@ -450,10 +450,10 @@ def test_the_program_ends_with_0_only_where_everything_holds(kafka: str, influx:
     settings, out = tmp_path / "kafka.properties", tmp_path / "report.json"
     settings.write_text("# for the auditor\nclient.id=auditor\n")
 
-    def run(prefix: str) -> subprocess.CompletedProcess[str]:
+    def run(prefix: str, *more: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "audit", "--journal", str(written.journal), "--kafka", kafka]
         command += ["--prefix", prefix, "--kafka-properties", str(settings), "--influx-url", influx.url]
-        command += ["--out", str(out), "--patience-s", "0", "--quiet-s", "0"]
+        command += ["--out", str(out), "--patience-s", "0", "--quiet-s", "0", *more]
         env = {**os.environ, "INFLUX_TOKEN": influx.token, "PYTHONPATH": str(ROOT)}
         return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
 
@@ -463,9 +463,14 @@ def test_the_program_ends_with_0_only_where_everything_holds(kafka: str, influx:
     report = orjson.loads(out.read_bytes())
     assert report["ok"]
     assert report["stages"]["raw"]["readings"] == report["influxdb"]["readings"]["stored"] == len(flow.lines)
+    producer = Producer({"bootstrap.servers": kafka})
+    producer.produce(VALIDATED.full_name("program"), b"no frame", b"forged", 0)
+    assert producer.flush(30) == 0
+    assert run("program").returncode == 1
+    assert run("program", "--ignore", "forged").returncode == 0, "records of an asset that a row forges are not judged"
     with written.journal.open("ab") as journal:
         journal.write(orjson.dumps(flow.lines[0] | {"source_time_ns": START_NS + 1}) + b"\n")
-    ended = run("program")
+    ended = run("program", "--ignore", "forged")
     assert ended.returncode == 1
     assert f"raw.missing: program-A/temperature at {START_NS + 1}" in ended.stdout
     assert orjson.loads(out.read_bytes())["faults"] == {"raw.missing": 1, "influxdb.missing": 1}

@@ -40,6 +40,7 @@ def run(rig: Rig) -> None:
 def strike(rig: Rig, system: System) -> None:
     """Write damaged frames of one asset to each topic, in random order, and look for each among the rejected."""
     system.pulse.ignored.add(ASSET)
+    system.forged.add(ASSET)
     forger = Forger(system)
     damaged = [
         (topic, readers, kind, data)

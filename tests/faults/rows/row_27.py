@@ -49,6 +49,12 @@ def strike(rig: Rig, system: System) -> None:
     system.wait_flowing(60)
     system.stop_load()
     system.drain()
+    with system.silent():
+        replay(rig, system)
+
+
+def replay(rig: Rig, system: System) -> None:
+    """Compare what raw has now with every way to replay it."""
     raw = list(records(system, system.plant.kafka.prefix, RAW))
     wanted = digests(system, system.plant.kafka.prefix)
     rig.require(len({asset for asset, _ in wanted}) >= LIGHT.assets, "every asset has outputs")
