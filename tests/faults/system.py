@@ -390,7 +390,8 @@ class System:
         journals = [argument for path in self.journals for argument in ("--journal", str(path))]
         forged = [argument for asset in sorted(self.forged) for argument in ("--ignore", asset)]
         code = self._run(
-            "-m", "audit", *journals, *forged, "--kafka", self.stack.kafka.bootstrap, "--prefix", self.plant.kafka.prefix,
+            "-m", "audit", *journals, *forged,
+            "--kafka", self.stack.kafka.bootstrap, "--prefix", self.plant.kafka.prefix,
             "--influx-url", self.stack.influxdb.url, "--influx-bucket", self.plant.influxdb.bucket_name,
             "--expected", str(expected), "--out", str(found),
         )  # fmt: skip

@@ -54,6 +54,11 @@ def test_an_exception_is_an_outcome(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert outcome.as_dict()["command"] == "make fault ROW=99 SEED=7"
 
 
+def test_every_row_of_the_table_is_there() -> None:
+    """There is a file for each of the 27 rows, with a title and a run."""
+    assert table.row_numbers() == list(range(1, 28))
+
+
 def test_growing_memory_is_seen() -> None:
     """Memory that grows by half over a long run fails it; memory that stays does not."""
     for growth, failures in ((0.5, 1), (0.0, 0)):
