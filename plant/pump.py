@@ -4,6 +4,7 @@ Everything that leaves the plant, simulated, played or generated as load, goes t
 """
 
 import contextlib
+import queue
 import signal
 import threading
 import time
@@ -175,15 +176,28 @@ def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
         yield
         return
 
-    def set_stop(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
+    # Not set in the handler: it may interrupt `stop.wait` where that holds the lock of the event, and `set` would wait
+    # for it for ever. `SimpleQueue.put` is made for handlers.
+    told: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
-    before = {number: signal.signal(number, set_stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    def relay() -> None:
+        if told.get():
+            stop.set()
+
+    thread = threading.Thread(target=relay, name="signals", daemon=True)
+    thread.start()
+
+    def tell(_number: int, _frame: FrameType | None) -> None:
+        told.put(True)
+
+    before = {number: signal.signal(number, tell) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        told.put(False)
+        thread.join()
 
 
 @dataclass(slots=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import threading
 from pathlib import Path
 
 from services.errors import ServiceError
 from services.install import influxd_program, kafka_jars, mosquitto_program
+from services.processes import set_at_signals
 from services.stack import Stack
 
 NAMES = ("kafka", "influxdb", "mosquitto")
@@ -46,8 +46,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(arguments: argparse.Namespace) -> None:
     done = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: done.set())
+    set_at_signals(done)
     only = arguments.only.split(",")
     ports = {name: getattr(arguments, f"{name}_port") for name in NAMES if getattr(arguments, f"{name}_port")}
     directory: Path = arguments.dir

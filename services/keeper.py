@@ -59,8 +59,7 @@ class Keeper:
         """Run until SIGTERM or Ctrl-C. Returns 0, or 1 when services or one-shot commands failed."""
         with self.run_dir.lock():
             self.run_dir.end_survivors()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda *_: self._stop.set())
+            processes.set_at_signals(self._stop)
             self._save()
             try:
                 self._start_services()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +34,23 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 KILL_TIMEOUT_S = 5.0
 #: Variables that hold secrets. A program that we start inherits none of them; it is given what it needs by name.
 SECRETS = ("KAFKA_PASSWORD", "INFLUX_TOKEN", "MQTT_PASSWORD", "OPCUA_PASSWORD")
+
+
+def set_at_signals(stop: threading.Event) -> None:
+    """Let SIGTERM and SIGINT set `stop`. To be called in the main thread.
+
+    Not in the handler itself: it may interrupt `stop.wait` where that holds the event's lock, and `set` would wait for
+    the lock for ever. `SimpleQueue.put` is made for handlers.
+    """
+    told: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def relay() -> None:
+        told.get()
+        stop.set()
+
+    threading.Thread(target=relay, name="signals", daemon=True).start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _frame: told.put(number))
 
 
 def free_port() -> int:

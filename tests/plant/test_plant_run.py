@@ -25,7 +25,7 @@ from plant.load import run_load
 from plant.mqtt_devices import iso_time
 from plant.outlets import OutletError
 from plant.play import play
-from plant.pump import Tick
+from plant.pump import Tick, _stopped_by_signals
 from plant.run import run_plant
 from plant.samples import node_id, topic
 from services.mosquitto import Mosquitto
@@ -366,3 +366,13 @@ def test_load_can_come_in_bursts(mqtt_broker: Mosquitto, tmp_path: Path) -> None
     assert summary.sent == summary.confirmed == {"mqtt": 20}
     times = Counter(line["source_time_ns"] for line in journaled(journal, "mqtt"))
     assert list(times.values()) == [10, 10]
+
+
+def test_a_signal_stops_the_plant_wherever_it_strikes() -> None:
+    """SIGTERM while the event to stop by is locked by the thread that it interrupts stops the plant all the same."""
+    stop = threading.Event()
+    with _stopped_by_signals(stop):
+        with stop._cond:  # type: ignore[attr-defined]  # as inside of `stop.wait`
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)  # the handler runs here
+        assert stop.wait(10)

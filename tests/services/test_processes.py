@@ -100,3 +100,18 @@ def test_a_reused_pid_is_another_process(tmp_path: Path) -> None:
     assert process.poll() is None
     assert identity.stop(5.0)
     assert process.wait(5) == -signal.SIGTERM
+
+
+def test_a_signal_is_heard_wherever_it_strikes() -> None:
+    """SIGTERM while the event is locked by the thread that it interrupts sets the event all the same."""
+    program = (
+        "import os, signal, threading, time\n"
+        "from services.processes import set_at_signals\n"
+        "stop = threading.Event()\n"
+        "set_at_signals(stop)\n"
+        "with stop._cond:\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(0.1)\n"
+        "assert stop.wait(10)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=30, check=False).returncode == 0
