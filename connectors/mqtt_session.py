@@ -126,8 +126,8 @@ class Session:
             timeout_s = 0.0 if connection.has_room and connection.has_unread else timeout_s
         readable, writable, _ = select.select(readers, writers, [], max(0.0, timeout_s))
         if self._wakes in readable:
-            self._awake = False
             self._wakes.recv(64)
+            self._awake = False  # not before: the byte of a call in between would be taken, and no other one be sent
         if connection is None:
             return
         if writable:

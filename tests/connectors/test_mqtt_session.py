@@ -357,3 +357,28 @@ def test_messages_are_taken_apart_as_paho_does(messages: list[tuple[Any, ...]], 
         (mid if header & 6 else 0, topic, payload[:limit], len(payload), bool(header & 1))
         for mid, topic, payload, _, header in messages
     ]
+
+
+def test_a_wake_while_another_is_taken_is_not_the_last() -> None:
+    """A call of `wake` at the very moment when an earlier one is heard does not silence all later ones."""
+    session = Session(Mqtt(), Health(), lambda _cause: None, False)
+    real = session._wakes
+
+    class Interrupted:
+        """The socket, with the other thread's call right before its byte is read."""
+
+        def fileno(self) -> int:
+            return real.fileno()
+
+        def recv(self, size: int) -> bytes:
+            session.wake()
+            return real.recv(size)
+
+    session._wakes = Interrupted()  # type: ignore[assignment]
+    session.wake()
+    session._wait(None, 0.0)
+    session._wakes = real
+    session.wake()
+    began = time.monotonic()
+    session._wait(None, 5.0)
+    assert time.monotonic() - began < 1.0
