@@ -17,11 +17,10 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 
-from connectors.health import Health
 from connectors.keeper import Keeper, Spooling
 from connectors.producer import Client, Record, Unusable
 from runtime.config import Kafka
-from runtime.health import times
+from runtime.health import Health, times
 from runtime.metrics import (
     FRAMES,
     GAPS,

@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from connectors.health import Health
 from connectors.mqtt_client import Connection, Message, client_id
 from runtime.config import Mqtt
+from runtime.health import Health
 from runtime.metrics import RETRIES
 
 log = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ every filter together; what it cost is told by gaps once it ends. May not know w
 
 import time
 
-from connectors.health import Health
 from runtime.config import Mqtt
+from runtime.health import Health
 
 PART = "messages"
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from connectors.delivery import Delivery, Spooling
 from connectors.framer import Framer, Reading
-from connectors.health import Health
 from runtime import logs
 from runtime.config import Framing, Kafka, Spool
+from runtime.health import Health
 
 ASSETS = 5
 READINGS = 10  # per frame

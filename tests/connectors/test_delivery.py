@@ -15,9 +15,9 @@ from confluent_kafka import Consumer, TopicPartition
 from connectors import delivery
 from connectors.delivery import Delivery, QueueFull
 from connectors.framer import Framer, Reading
-from connectors.health import Health
 from runtime.config import Framing, Kafka
 from runtime.exit_codes import RESTART_ME
+from runtime.health import Health
 from runtime.kafka import create_topics
 from runtime.metrics import HEALTHY
 from schemas.codec import decode

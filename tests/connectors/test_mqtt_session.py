@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from paho.mqtt import __version__ as paho_version
 
 from connectors import mqtt_session
-from connectors.health import Health
 from connectors.mqtt_client import Connection, Message
 from connectors.mqtt_session import Session
 from runtime.config import Mqtt
+from runtime.health import Health
 
 CONNACK = bytes([0x20, 3, 0, 0, 0])
 SESSION_TAKEN_OVER = bytes([0xE0, 1, 0x8E])

@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from connectors.health import Health
 from connectors.mqtt_silence import PART, Silence
 from runtime.config import Mqtt
+from runtime.health import Health
 
 
 class Clock:
