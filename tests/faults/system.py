@@ -18,12 +18,10 @@ from typing import Any
 
 import psutil
 import tomlkit
-from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 from cli.lag import lag_of
 from cli.processes import STAGES, processes, topics_command, twin_command
 from runtime.config import Plant
-from runtime.kafka import client_settings
 from runtime.load import load as load_configuration
 from schemas.codec import DecodeError, decode
 from schemas.topics import Topic
@@ -33,6 +31,7 @@ from services.rundir import RunDir
 from services.spec import ProcessSpec, ProcessState
 from services.stack import Stack
 from tests.agents.fault_proxy import FaultProxy
+from tests.agents.kill_audit import records
 from tests.faults.proxy import TcpProxy
 from tests.faults.pulse import Pulse
 from tests.faults.resources import Resources
@@ -92,7 +91,7 @@ class Worker:
 
     def metric(self, name: str) -> float | None:
         """A metric of it now; None where it does not answer."""
-        return next((s.value for s in supervisor._samples(self.metrics_port) if s.name == name), None)
+        return metric_at(self.metrics_port, name)
 
     def stop(self) -> float:
         """End it in its regular way; the seconds from the signal to its end."""
@@ -184,12 +183,6 @@ class System:
         finally:
             os.kill(pid, signal.SIGCONT)
 
-    def wait_ready(self, *names: str, within_s: float = 60.0) -> float:
-        """Wait until the supervisor calls processes ready."""
-        return self.rig.wait_for(
-            lambda: all(self.state(name).ready for name in names), f"{', '.join(names)} ready", within_s
-        )
-
     def start_worker(self, stage: str, number: int) -> Worker:
         """Start one more worker of a stage; it joins its group when it is ready."""
         name, port = f"{stage}-{number}", free_port()
@@ -253,25 +246,14 @@ class System:
 
     def metric(self, name: str, metric: str, **labels: str) -> float | None:
         """A metric of a process now; None where it does not answer."""
-        samples = supervisor._samples(self.state(name).metrics_port)
-        return next((s.value for s in samples if s.name == metric and labels.items() <= s.labels.items()), None)
+        return metric_at(self.state(name).metrics_port, metric, **labels)
 
     def records(self, topic: Topic) -> list[Any]:
         """All records of a topic that decode, per partition in their order."""
-        settings = {**client_settings(self.plant.kafka), "group.id": "faults", "enable.auto.commit": False}
-        consumer, name = Consumer(settings), topic.full_name(self.plant.kafka.prefix)
         found = []
-        for partition in range(self.plant.kafka.partitions):
-            place = TopicPartition(name, partition, OFFSET_BEGINNING)
-            end = consumer.get_watermark_offsets(place, timeout=30)[1]
-            consumer.assign([place])
-            offset = 0
-            while offset < end:
-                for message in consumer.consume(min(500, end - offset), 10):  # it waits for so many
-                    offset = message.offset() + 1
-                    with suppress(DecodeError):
-                        found.append(decode(message.value() or b""))
-        consumer.close()
+        for _, _, value in records(self.plant.kafka, topic.full_name(self.plant.kafka.prefix)):
+            with suppress(DecodeError):
+                found.append(decode(value or b""))
         return found
 
     # -- flow --------------------------------------------------------------------------------------------------------
@@ -478,6 +460,12 @@ def _with_fail_points(spec: ProcessSpec, run_dir: Path) -> ProcessSpec:
         return spec
     argv = (sys.executable, "-m", "tests.faults.worker", spec.name)
     return replace(spec, argv=argv, env={**spec.env, "FAIL_FILE": str(fail_file(run_dir, spec.name))})
+
+
+def metric_at(port: int | None, metric: str, **labels: str) -> float | None:
+    """A metric of the process that serves at a port; None where it does not answer."""
+    samples = supervisor._samples(port)
+    return next((s.value for s in samples if s.name == metric and labels.items() <= s.labels.items()), None)
 
 
 def gone(pid: int) -> bool:
