@@ -173,20 +173,19 @@ def _records(consumer: Consumer, starts: dict[Place, int], ends: dict[Place, int
     name = next(iter(ends)).topic
     consumer.assign([Place(name, place.partition, starts[place]) for place in ends if place.partition in end_of])
     while end_of:
-        messages = consumer.consume(500, SILENCE_S)
-        if not messages:
+        message = consumer.poll(SILENCE_S)  # not consume(): that waits until it has all it was asked for
+        if message is None:
             raise MoveError(f"{name}: nothing came for {SILENCE_S:.0f} s; use another new kafka.prefix")
-        for message in messages:
-            error, partition = message.error(), message.partition()
-            if error is not None:
-                if error.code() != KafkaError._PARTITION_EOF:
-                    raise MoveError(f"{message.topic()}: {error.str()}; use another new kafka.prefix")
-                end_of.pop(partition, None)
-            elif partition in end_of:
-                if message.offset() < end_of[partition]:
-                    yield message.key() or b"", message.value() or b""
-                if message.offset() + 1 >= end_of[partition]:
-                    del end_of[partition]
+        error, partition = message.error(), message.partition()
+        if error is not None:
+            if error.code() != KafkaError._PARTITION_EOF:
+                raise MoveError(f"{message.topic()}: {error.str()}; use another new kafka.prefix")
+            end_of.pop(partition, None)
+        elif partition in end_of:
+            if message.offset() < end_of[partition]:
+                yield message.key() or b"", message.value() or b""
+            if message.offset() + 1 >= end_of[partition]:
+                del end_of[partition]
     consumer.unassign()
 
 

@@ -103,7 +103,7 @@ def versions(system: System, topic: Topic) -> list[str]:
         consumer.assign([place])
         offset = low
         while offset < end:
-            for message in consumer.consume(500, 10):
+            for message in consumer.consume(500, 0.2):
                 offset = message.offset() + 1
                 found.append(f"v{version_of((message.value() or b'')[skip:][:HEADER_BYTES]).number}")
     consumer.close()

@@ -147,7 +147,7 @@ def records(system: System, prefix: str, topic: Topic) -> Iterator[Record]:
         consumer.assign([place])
         offset = 0
         while offset < end:
-            for message in consumer.consume(500, 10):
+            for message in consumer.consume(500, 0.2):
                 offset = message.offset() + 1
                 yield partition, message.timestamp()[1], message.key() or b"", message.value() or b""
     consumer.close()
