@@ -13,12 +13,13 @@ ALLOWED = {
     "connectors": {"schemas", "runtime"},
     "kernels": {"schemas"},
     "agents": {"schemas", "kernels", "runtime"},
+    "replay": {"schemas", "kernels", "runtime"},
     "queries": {"schemas", "runtime"},
     "audit": {"schemas"},
     "plant": {"schemas"},
     "services": set(),
 }
-OURS = {*ALLOWED, "cli", "replay", "tests", "bench"}
+OURS = {*ALLOWED, "cli", "tests", "bench"}
 IMPURE = {"time", "datetime", "os", "random", "secrets", "asyncio", "socket", "threading", "subprocess", "logging"}
 
 
