@@ -23,7 +23,7 @@ from audit.expected import Expected, ExpectedStage
 from audit.kafka import Record, home
 from audit.raw import Raw
 from audit.tally import Tally
-from schemas.codec import DecodeError, decode_as
+from schemas.codec import DecodeError, as_written_now, decode_as
 from schemas.records import TwinState
 from schemas.states import EPOCHS_REMEMBERED, StageState
 
@@ -87,7 +87,7 @@ class States:
                 self.tally.fault("not_finite", f"{asset}: {name} {state.columns[name].tolist()}"[:300])
         if self._expected is None:
             self._judge_applied(asset, state, ends)
-        elif data != self._expected.states.get(asset):
+        elif as_written_now(data) != self._expected.states.get(asset):
             words = _differences(state, self._expected.states.get(asset))
             self.tally.fault("differing", f"{asset}: {words}")
 

@@ -1,10 +1,16 @@
 """The gate for schema changes, and the table of topics."""
 
+import io
 import json
+from dataclasses import asdict
 from pathlib import Path
+
+import fastavro
+import pytest
 
 from schemas import codec
 from schemas.compatibility import incompatibilities
+from schemas.records import Alert
 from schemas.topics import TOPICS
 
 #: Every schema version ever released, by fingerprint. A released version is never edited; a change is a new file.
@@ -47,6 +53,25 @@ def test_a_version_to_come_is_read_but_not_written(tmp_path: Path) -> None:
     assert incompatibilities(tmp_path) == []
     coming.rename(tmp_path / "alert.v2.avsc")
     assert [(v.number, v.newest) for v in codec.versions_in(tmp_path)] == [(1, False), (2, True)]
+
+
+def test_what_another_release_wrote_is_the_same_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record in a version that is read but not written is, written anew, what this release would have written."""
+    alert = Alert(asset="R1", kind="gap", severity="warning", time_ns=1, message="a hole")
+    old = codec.versions_in(codec.FOLDER)
+    schema = json.loads((codec.FOLDER / "alert.v1.avsc").read_text("utf-8"))
+    schema["fields"].append({"name": "owner", "type": "string", "default": "nobody"})
+    parsed = fastavro.parse_schema(schema)
+    fingerprint = bytes.fromhex(fastavro.schema.fingerprint(json.dumps(schema), "CRC-64-AVRO"))
+    v2 = codec.Version(name="Alert", number=2, newest=False, parsed=parsed, fingerprint=fingerprint)
+    by_fingerprint = {v.fingerprint: v for v in (*old, v2)}
+    monkeypatch.setattr(codec, "_by_fingerprint", lambda: by_fingerprint)
+    now = codec.encode(alert)
+    body = io.BytesIO()
+    fastavro.schemaless_writer(body, parsed, asdict(alert) | {"owner": "somebody"})
+    coming = codec.MARKER + fingerprint + body.getvalue()
+    assert codec.as_written_now(coming) == now
+    assert codec.as_written_now(now) is now
 
 
 def test_released_schemas_are_never_edited() -> None:
