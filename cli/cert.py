@@ -13,8 +13,8 @@ app = typer.Typer(help="Make, add, renew and show certificates of a development 
 
 SERVERS = ("kafka", "mosquitto", "influxdb")
 CLIENTS = ("connector-mqtt",)
-#: OPC UA applications: file name → application URI.
-OPCUA = {"opcua-connector": "urn:process-twin:connector", "opcua-server": "urn:process-twin:plant:server"}
+#: OPC UA servers: file name → application URI. A connector makes its own certificate when it is started first.
+OPCUA = {"opcua-server": "urn:process-twin:plant:server"}
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the authority, as certs; keep it out of version control.")]
 DaysOption = Annotated[float, typer.Option(min=1, help="How long the certificates are valid.")]

@@ -23,6 +23,7 @@ from cli.rejected_log import Place, Plan, RejectedLog, frame_in
 from connectors.retry import StillBadError, frame_again
 from runtime.config import Plant
 from runtime.kafka import client_settings
+from runtime.partitions import home_partition
 from schemas.codec import DecodeError, decode, decode_as, encode
 from schemas.frames import Frame, ValidatedFrame
 from schemas.quality import Flag, Test
@@ -173,9 +174,10 @@ class Retry:
 
         if self._producer is None:
             self._producer = Producer(_settings(self.plant))
-        producer = self._producer
+        producer, partitions = self._producer, self.plant.kafka.partitions
         for topic, key, value in records:
-            producer.produce(topic, value, key.encode(), on_delivery=delivered)
+            home = home_partition(key.encode(), partitions)
+            producer.produce(topic, value, key.encode(), home, on_delivery=delivered)
             producer.poll(0)
         missing = producer.flush(DELIVERY_S + 5)
         if failed or missing:
@@ -240,7 +242,6 @@ def _settings(plant: Plant) -> dict[str, object]:
         "enable.idempotence": True,
         "acks": "all",
         "delivery.timeout.ms": round(DELIVERY_S * 1000),
-        "partitioner": "murmur2_random",  # as everywhere: an asset's records share a partition
         "message.max.bytes": MAX_RECORD_BYTES,
     }
 

@@ -86,7 +86,7 @@ def test_the_command_line_makes_adds_renews_and_replaces_nothing(tmp_path: Path)
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     certificates = {name.removesuffix(".pem") for name in files if name.endswith(".pem")}
     assert certificates == {
-        "ca", "kafka", "mosquitto", "influxdb", "connector-mqtt", "pump-7", "opcua-connector", "opcua-server",
+        "ca", "kafka", "mosquitto", "influxdb", "connector-mqtt", "pump-7", "opcua-server",
     }  # fmt: skip
     keys = [path for path in folder.iterdir() if b"PRIVATE KEY" in path.read_bytes()]
     assert {path.name for path in keys} == {f"{name}.key" for name in certificates}
