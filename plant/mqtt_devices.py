@@ -107,6 +107,7 @@ class _Device:
     def __init__(self, asset: str, host: str, port: int) -> None:
         self.connected = False
         self.unconfirmed = self.confirmed = self.unheard = 0
+        self._held: list[tuple[str, bytes]] = []
         self._backoff_s, self._again_at = BACKOFF_S[0], 0.0
         self.client = mqtt.Client(
             mqtt.CallbackAPIVersion.VERSION2,
@@ -123,13 +124,18 @@ class _Device:
         self.client.connect(host, port, keepalive=KEEPALIVE_S, clean_start=True, properties=properties)
 
     def publish(self, name: str, body: bytes) -> None:
-        """Hand a message to the client; it keeps it until it is confirmed."""
+        """Hand a message to the client; it keeps it until it is confirmed.
+
+        While a connection is being made it is held here: paho would send it before those that wait to be sent again.
+        """
         self.unconfirmed += 1
-        self.client.publish(name, body, qos=1)
+        self._held.append((name, body))
+        self._hand_over()
 
     def look_after(self) -> None:
         """Pings when due; reconnects with backoff when the connection is gone."""
         if self.client.socket() is not None:
+            self._hand_over()
             self.client.loop_misc()
         elif time.monotonic() >= self._again_at:
             self._again_at = time.monotonic() + self._backoff_s
@@ -138,6 +144,12 @@ class _Device:
                 self.client.reconnect()
             except OSError:
                 self.connected = False
+
+    def _hand_over(self) -> None:
+        if self.connected:
+            held, self._held = self._held, []
+            for name, body in held:
+                self.client.publish(name, body, qos=1)
 
     def _on_connect(self, _c: Any, _u: Any, _f: Any, reason: ReasonCode, _p: Any) -> None:
         if reason.is_failure:
