@@ -15,21 +15,20 @@ from typing import Any, cast
 from agents.changelog import Row, pack
 from agents.outbox import Outbox, Receipts, TooLarge
 from agents.ownership import Partition
+from kernels.around import lost_frames, too_large
 from kernels.stage import Stage
 from runtime.metrics import FRAMES, LAST_READING_TIME, LOST_FRAMES, READINGS, REJECTED, REPEATED
-from runtime.partitions import home_partition
+from runtime.partitions import misplaced
 from schemas.codec import DecodeError, Record, decode_as, encode
 from schemas.frames import Frame
-from schemas.records import KEY_BYTES_MAX, OUTPUT_TOO_LARGE, Alert, Rejected
+from schemas.records import KEY_BYTES_MAX, OUTPUT_TOO_LARGE, Rejected
 from schemas.states import StageState
-from schemas.topics import ALERTS, MAX_RECORD_BYTES, Topic
+from schemas.topics import ALERTS, Topic
 from schemas.topics import REJECTED as REJECTED_TOPIC
 
 log = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 50
-STATE_MAX_BYTES = MAX_RECORD_BYTES * 15 // 16  # the rest is for what surrounds the columns in a row
-UTF8_BYTES_MAX = 4  # per character
 
 Outputs = Callable[[Any], Sequence[tuple[Topic, bytes, Record]]]
 FailPoint = Callable[[str], None]
@@ -164,7 +163,8 @@ class Fold:
         records: Sequence[tuple[Topic, bytes, Record]]
         try:
             new, out, rejects = self._stage.step(state, frame, self._params)
-            _check_size(new, grew=len(new.tags) > len(state.tags))
+            if reason := too_large(new, grew=len(new.tags) > len(state.tags)):
+                raise TooLarge(reason)
             records = [] if out is None else self._outputs(out)
             encoded = [(topic, key, encode(record)) for topic, key, record in records]
         except TooLarge as error:
@@ -198,11 +198,9 @@ class Fold:
 
     def _check_key(self, frame: Frame, key: bytes | None, tp: Partition) -> None:
         """An asset's frames must share one partition, else its state would be in two places."""
-        if key != frame.asset.encode():
-            raise DecodeError(f"key {key!r}: allowed is the frame's asset {frame.asset!r}")
-        home = home_partition(key, self._partitions)
-        if home != tp.partition:
-            raise DecodeError(f"asset {frame.asset!r} in partition {tp.partition}: allowed is {home} (murmur2)")
+        wrong = misplaced(frame.asset, key, tp.partition, self._partitions)
+        if wrong is not None:
+            raise DecodeError(wrong)
 
     async def _send(self, term: Term, tp: Partition, topic: Topic, key: bytes, data: bytes) -> None:
         receipts = term.unsaved.receipts
@@ -226,30 +224,8 @@ class Fold:
 
     async def _warn_of_loss(self, term: Term, tp: Partition, frame: Frame, lost: int) -> None:
         LOST_FRAMES.inc(lost)
-        alert = Alert(
-            asset=frame.asset,
-            kind="lost_frames",
-            severity="warning",
-            time_ns=frame.time_ns,
-            message=f"{self._stage.name}: {lost} frames of {frame.source} are missing before seq {frame.seq}",
-            value=float(lost),
-        )
+        alert = lost_frames(self._stage.name, frame, lost)
         await self._send(term, tp, ALERTS, frame.asset.encode(), encode(alert))
-
-
-def _check_size(state: StageState, *, grew: bool) -> None:
-    """A frame after which the state no longer fits a record must not be applied: no checkpoint could be made again.
-
-    Raises TooLarge.
-    """
-    size = sum(column.nbytes for column in state.columns.values())
-    if grew or size > STATE_MAX_BYTES // 4:
-        size += UTF8_BYTES_MAX * sum(map(len, state.tags))
-    if size > STATE_MAX_BYTES:
-        raise TooLarge(
-            f"the state of {state.asset!r} would take {size} bytes with {len(state.tags)} tags, allowed are "
-            f"{STATE_MAX_BYTES}: make it several assets"
-        )
 
 
 def _count(saved: Unsaved) -> None:

@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from schemas.frames import Column, EstimateFrame
+from replay.joining import Origin
+from schemas.frames import Column, EstimateFrame, Frame
 from schemas.records import Alert, TwinState, Variable
 
 NAME, TEXT, I64, F64, U32, U8 = (
@@ -71,21 +72,6 @@ ROWS_AT_ONCE = 1 << 18
 ROWS_PER_PART = 1 << 25
 
 
-class Origin:
-    """Which frame every reading of a joined frame came in: `sources` by index, and three columns of n each."""
-
-    __slots__ = ("epoch", "seq", "source", "sources")
-
-    def __init__(self, sources: Sequence[str], source: Column, epoch: Column, seq: Column) -> None:
-        self.sources, self.source, self.epoch, self.seq = sources, source, epoch, seq
-
-
-def origin_of(frame: EstimateFrame) -> Origin:
-    """The origin of a frame that is not joined."""
-    n = len(frame)
-    return Origin((frame.source,), np.zeros(n, np.int32), np.full(n, frame.epoch), np.full(n, frame.seq))
-
-
 class Folder:
     """Writes the results of one partition. `close()` ends the files; without it they cannot be read."""
 
@@ -95,12 +81,12 @@ class Folder:
         self._states: list[TwinState] = []
         self._alerts: list[Alert] = []
 
-    def readings(self, frame: EstimateFrame, origin: Origin | None = None) -> None:
-        """Add the readings of a frame; `origin` where it is joined."""
+    def readings(self, frame: EstimateFrame, raws: Sequence[Frame]) -> None:
+        """Add the readings of a frame that was made of the raw frames `raws`."""
         n = len(frame)
         if n == 0:
             return
-        of = origin or origin_of(frame)
+        of = Origin(raws, frame)
         columns = {
             "asset": _named(np.zeros(n, np.int32), (frame.asset,)),
             "tag": _named(frame.tag.astype(np.int32), frame.tags),

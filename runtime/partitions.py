@@ -15,6 +15,19 @@ def home_partition(key: bytes, partitions: int) -> int:
     return (_murmur2(key) & 0x7FFFFFFF) % partitions
 
 
+def misplaced(asset: str, key: bytes | None, partition: int, partitions: int) -> str | None:
+    """What is wrong with an asset's frame under this key in this partition; None where nothing is.
+
+    An asset's frames must share one partition, else its state would be in two places.
+    """
+    if key != asset.encode():
+        return f"key {key!r}: allowed is the frame's asset {asset!r}"
+    home = home_partition(key, partitions)
+    if home != partition:
+        return f"asset {asset!r} in partition {partition}: allowed is {home} (murmur2)"
+    return None
+
+
 def _murmur2(data: bytes) -> int:
     """Kafka's 32-bit hash, as unsigned number."""
     length = len(data)

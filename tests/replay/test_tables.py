@@ -26,7 +26,7 @@ def test_what_is_written_is_what_was_given(tmp_path: Path) -> None:
     estimates, states = outputs(400)
     folder = Folder(tmp_path, 3)
     for frame, state in zip(estimates, states, strict=True):
-        folder.readings(frame)
+        folder.readings(frame, [frame])
         folder.state(state)
     folder.close()
     assert {path.name for path in tmp_path.iterdir()} == set(LAYOUT)
