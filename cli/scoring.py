@@ -1,0 +1,121 @@
+"""What `twin score` and `twin diff` share: their options, the settings a run is judged by, tables on the screen."""
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.table import Table as RichTable
+
+from agents.settings import kernel_settings
+from cli.common import config_path, one_line_errors, out
+from kernels.stage import Settings
+from replay import labels, truth
+from replay.figures import plain
+from replay.moments import moment_ns
+from replay.page import Table
+from replay.results import ResultError
+from replay.scores import Against
+from replay.signals import choice
+from runtime.config import Plant
+from runtime.load import ConfigurationError, load
+
+#: Rows of a table on the screen; page and JSON have all.
+ROWS_SHOWN = 60
+
+ParamsOption = Annotated[
+    Path | None, typer.Option("--params", help="TOML with keys of the configuration, merged over it.")
+]
+AssetsOption = Annotated[str, typer.Option("--assets", help="Only these, as R101,R102.")]
+TagsOption = Annotated[str, typer.Option("--tags", help="Only tags that match one of these patterns, as temp*,flow.")]
+FromOption = Annotated[str | None, typer.Option("--from", help="From this event time on, as 2026-01-31T12:00:00Z.")]
+ToOption = Annotated[str | None, typer.Option("--to", help="Before this event time.")]
+TruthOption = Annotated[
+    Path | None,
+    typer.Option("--truth", help="CSV or Parquet with asset, tag, time, value; or a journal of the simulated plant."),
+]
+LabelsOption = Annotated[
+    Path | None,
+    typer.Option("--labels", help="CSV of windows in which something was wrong: start,end[,asset,tag,name]."),
+]
+SignalsOption = Annotated[
+    str, typer.Option("--signals", help="What counts as a detection: tests, alerts, drift, zscore, alert:residual, …")
+]
+MergeOption = Annotated[
+    float, typer.Option("--merge", min=0.0, help="Runs of signals not further apart than so many s are one alarm.")
+]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Write everything to this file.")]
+HtmlOption = Annotated[Path | None, typer.Option("--html", help="Write one self-contained page with plots.")]
+PlotsOption = Annotated[int, typer.Option("--plots", min=0, help="Most tags to plot in the page.")]
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Expected errors of a report end the command in one line."""
+    with one_line_errors(ResultError, ConfigurationError, ValidationError, ValueError, OSError):
+        yield
+
+
+def words(text: str) -> tuple[str, ...]:
+    """A list given as `a,b`."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def moment(text: str | None) -> int | None:
+    """A time option in ns; None where it is not given."""
+    return None if text is None else moment_ns(text)
+
+
+def settings_of(config: Path | None, params: Path | None) -> Settings:
+    """Settings of the configuration with `params` merged over it. Raises ConfigurationError."""
+    path = config_path(config)
+    plant = load(path)
+    if params is None:
+        return kernel_settings(plant)
+    load(params)  # problems are told with the file's own name
+    merged: dict[str, Any] = {} if path is None else tomllib.loads(path.read_text("utf-8"))
+    _merge(merged, tomllib.loads(params.read_text("utf-8")))
+    return kernel_settings(Plant.model_validate(merged))
+
+
+def against(
+    settings: Settings, truth_file: Path | None, labels_file: Path | None, signals: str, merge_s: float, tags: str
+) -> Against:
+    """What to score against, from the options. Raises ResultError."""
+    return Against(
+        settings=settings,
+        truth=None if truth_file is None else truth.read(truth_file),
+        labels=None if labels_file is None else labels.read(labels_file),
+        choice=choice(words(signals)),
+        merge_s=merge_s,
+        tags=words(tags),
+    )
+
+
+def show(table: Table) -> None:
+    """A table on the screen."""
+    shown = RichTable(title=table.title, title_justify="left", title_style="bold")
+    for i, name in enumerate(table.columns):
+        shown.add_column(name, justify="left" if i < table.words else "right")
+    for row in table.rows[:ROWS_SHOWN]:
+        shown.add_row(*(cell.replace("[", "\\[") for cell in row))
+    out.print(shown)
+    if len(table.rows) > ROWS_SHOWN:
+        out.print(f"the first {ROWS_SHOWN} of {len(table.rows)} rows; --json has all", style="dim")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a report as JSON; what is not known is null."""
+    path.write_text(json.dumps(plain(value), indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _merge(target: dict[str, Any], values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and isinstance(target.get(key), dict):
+            _merge(target[key], value)
+        else:
+            target[key] = value
