@@ -95,7 +95,7 @@ class Transport(driver.Transport):  # type: ignore[misc]
 
 
 class ExactRecovery(Recovery):  # type: ignore[misc]
-    """Recovery that leaves the changelog to us (see `agents/changelog.py`), and after which `Ownership` reads.
+    """Recovery that leaves the changelog to us (see `runtime/changelog.py`), and after which `Ownership` reads.
 
     Faust's own goes on with an empty table when a step takes too long or a row cannot be read, and hangs where the
     last record of a changelog is one it does not see.

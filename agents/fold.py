@@ -12,11 +12,11 @@ from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from agents.changelog import Row, pack
 from agents.outbox import Outbox, Receipts, TooLarge
 from agents.ownership import Partition
 from kernels.around import lost_frames, too_large
 from kernels.stage import Stage
+from runtime.changelog import Row, pack
 from runtime.metrics import FRAMES, LAST_READING_TIME, LOST_FRAMES, READINGS, REJECTED, REPEATED
 from runtime.partitions import misplaced
 from schemas.codec import DecodeError, Record, decode_as, encode

@@ -12,11 +12,11 @@ from typing import Any
 
 from agents.application import state_table
 from agents.batches import Batches, Handle, Received, alert, heartbeat, reject
-from agents.changelog import UnreadableRow, recover, unpack
 from agents.fold import FailPoint, Fold, Outputs, nothing
 from agents.ownership import Partition, Positions
 from agents.process import Process
 from kernels.stage import Stage
+from runtime.changelog import UnreadableRow, recover, unpack
 from runtime.config import Plant
 from runtime.exit_codes import FAILED
 from runtime.watchdog import leave

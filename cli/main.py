@@ -24,6 +24,7 @@ COMMANDS = {
     "tail": "cli.tail:tail",
     "rejected": "cli.rejected:app",
     "query": "cli.query:app",
+    "replay": "cli.replay:replay",
     "score": "cli.score:score",
     "browse": "cli.browse:browse",
     "connector": "cli.connector:app",

@@ -20,9 +20,9 @@ from confluent_kafka import (
 from confluent_kafka import TopicPartition as Place
 from confluent_kafka.admin import AdminClient
 
-from agents.changelog import Row, pack, recover, unpack
 from cli.common import watermarks
 from cli.lag import INPUTS
+from runtime.changelog import Row, pack, recover, unpack
 from runtime.config import Kafka
 from runtime.kafka import client_settings, create_topics
 from runtime.partitions import home_partition

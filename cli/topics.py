@@ -6,7 +6,6 @@ import typer
 from confluent_kafka import KafkaException
 from rich.table import Table
 
-from agents.changelog import UnreadableRow
 from cli import moving
 from cli.common import (
     DEFAULT_RUN_DIR,
@@ -18,6 +17,7 @@ from cli.common import (
     use_environment_of,
 )
 from cli.moving import MoveError
+from runtime.changelog import UnreadableRow
 from runtime.kafka import TopicMismatch, TopicsMissing, check_topics, create_topics
 from schemas.topics import DAY_MS, TOPICS
 

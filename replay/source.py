@@ -1,115 +1,91 @@
-"""Records of a topic between two offsets per partition, as they are: no group is joined, nothing is committed.
-
-A record that should be there and is not is an error: a replay of a topic with a hole would not be what ran.
-"""
+"""Raw records from Kafka, partition by partition, as fast as they come. No consumer group is touched."""
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
+from replay.records import Batches, RawRecord
+from replay.span import reader_settings
 from runtime.config import Kafka
-from runtime.kafka import client_settings
-from schemas.topics import MAX_RECORD_BYTES
 
-#: The client wants the name of a group, though it never joins it.
-GROUP = "unused"
-READ_AT_ONCE = 1000
-WAIT_S = 0.1
+#: consume() waits until it has this many, so there is one for every record that is left when there are fewer.
+AT_ONCE = 2000
+WAIT_S = 0.2
 SILENCE_S = 60.0
 
-#: First offset, and the one behind the last.
-Span = tuple[int, int]
+
+class SourceError(RuntimeError):
+    """Raw cannot be read. The message names the partition, the offset and what happened."""
 
 
-class LostRecords(RuntimeError):
-    """Records that are asked for are nowhere. The message names partition and offsets."""
+def only(patterns: Sequence[str]) -> Callable[[bytes | None], bool]:
+    """Whether a key matches one of some patterns (`*`, `?`); none: any key does."""
+    known: dict[bytes | None, bool] = {}
+
+    def wanted(key: bytes | None) -> bool:
+        found = known.get(key)
+        if found is None:
+            name = (key or b"").decode("utf-8", "replace")
+            found = known[key] = not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
+        return found
+
+    return wanted
 
 
-class NoAnswer(RuntimeError):
-    """Kafka has the records, but did not send them in time."""
+class TopicSource:
+    """Reads parts of a topic's partitions. Close it."""
 
+    def __init__(self, kafka: Kafka, topic: str, assets: Sequence[str] = ()) -> None:
+        self._topic, self._all, self._wanted = topic, not assets, only(assets)
+        fast = {"queued.min.messages": 200_000, "queued.max.messages.kbytes": 128 * 1024}
+        self._consumer = Consumer({**reader_settings(kafka), **fast})
 
-class RawRecord(NamedTuple):
-    """A record as Kafka has it. `time_ms`: its timestamp, ms since 1970."""
+    def read(self, partition: int, start: int, end: int) -> Batches:
+        """Records of `partition` with offsets from `start` to before `end`. Raises SourceError.
 
-    partition: int
-    offset: int
-    time_ms: int
-    key: bytes | None
-    value: bytes | None
-
-
-def spans_of(kafka: Kafka, topic: str) -> dict[int, Span]:
-    """Per partition the first offset that there is and the end. Raises KafkaException, LostRecords without a topic."""
-    with closing(Consumer({**client_settings(kafka), "group.id": GROUP})) as consumer:
-        partitions = consumer.list_topics(topic, timeout=30).topics[topic].partitions
-        if not partitions:
-            raise LostRecords(f"topic {topic} does not exist on {kafka.address}")
-        return {p: consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=30) for p in sorted(partitions)}
-
-
-def read(kafka: Kafka, topic: str, spans: Mapping[int, Span]) -> Iterator[list[RawRecord]]:
-    """Every record of the spans, in batches, per partition in the order of offsets.
-
-    Raises LostRecords where one is not there, NoAnswer, KafkaException.
-    """
-    at = {p: start for p, (start, end) in spans.items() if start < end}
-    with closing(Consumer(_settings(kafka))) as consumer:
-        consumer.assign([TopicPartition(topic, p, offset) for p, offset in at.items()])
-        heard_s = time.monotonic()
-        while at:
-            open_before = list(at)
-            batch = [
-                record
-                for message in consumer.consume(READ_AT_ONCE, WAIT_S)
-                if (record := _taken(message, topic, spans, at)) is not None
-            ]
-            consumer.pause([TopicPartition(topic, p) for p in open_before if p not in at])
-            if batch:
-                yield batch
+        Records of other assets than those asked for are left out, so a batch may be empty.
+        """
+        if start >= end:
+            return
+        self._consumer.assign([TopicPartition(self._topic, partition, start)])
+        at, heard_s = start, time.monotonic()
+        while at < end:
+            messages = self._consumer.consume(min(AT_ONCE, end - at), WAIT_S)
+            batch, at = self._batch(messages, partition, at, end)
+            if messages:
                 heard_s = time.monotonic()
-            elif time.monotonic() - heard_s > SILENCE_S:
-                where = ", ".join(f"{p} at {offset}" for p, offset in at.items())
-                raise NoAnswer(f"{topic}: nothing came for {SILENCE_S:.0f} s; still to read are partitions {where}")
+                yield batch
+            elif time.monotonic() > heard_s + SILENCE_S:
+                raise SourceError(f"{self._topic}/{partition}: nothing came for {SILENCE_S:.0f} s at offset {at}")
+        self._consumer.unassign()
 
+    def close(self) -> None:
+        """Disconnect."""
+        self._consumer.close()
 
-def _taken(message: Message, topic: str, spans: Mapping[int, Span], at: dict[int, int]) -> RawRecord | None:
-    """The record if it is the next one of its span; moves `at` on."""
-    partition, error = message.partition(), message.error()
-    if error is not None:
-        if error.code() == KafkaError._AUTO_OFFSET_RESET and partition in at:
-            raise lost(topic, partition, at[partition], spans[partition][1])
-        if error.fatal() or error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
-            raise KafkaException(error)
-        return None  # the client tries again
-    expected, end = at.get(partition), spans[partition][1]
-    if expected is None:
-        return None  # behind the end
-    if message.offset() != expected:
-        raise lost(topic, partition, expected, min(message.offset(), end))
-    at[partition] = expected + 1
-    if expected + 1 == end:
-        del at[partition]
-    return RawRecord(partition, expected, message.timestamp()[1], message.key(), message.value())
+    def _batch(self, messages: Sequence[Message], partition: int, at: int, end: int) -> tuple[list[RawRecord], int]:
+        """The records among messages, and the offset that comes next."""
+        batch = []
+        for message in messages:
+            if message.error() is not None:
+                at = self._passed(message, partition, at)
+                continue
+            offset = message.offset()
+            if message.partition() != partition or not at <= offset < end:
+                continue
+            if offset != at:
+                raise SourceError(f"{self._topic}/{partition}: offset {at} is missing, the next one is {offset}")
+            at += 1
+            key = message.key()
+            if self._all or self._wanted(key):
+                batch.append(RawRecord(partition, offset, message.timestamp()[1], key, message.value()))
+        return batch, at
 
-
-def lost(topic: str, partition: int, start: int, end: int) -> LostRecords:
-    """The error for offsets from `start` to before `end`."""
-    return LostRecords(f"{topic}, partition {partition}: offsets {start} to {end - 1} are not there")
-
-
-def _settings(kafka: Kafka) -> dict[str, object]:
-    return {
-        **client_settings(kafka),
-        "group.id": GROUP,
-        "enable.auto.commit": False,
-        "auto.offset.reset": "error",
-        "check.crcs": True,
-        "fetch.message.max.bytes": MAX_RECORD_BYTES,
-        "fetch.wait.max.ms": 10,
-        "queued.max.messages.kbytes": 16 * 1024,
-        "log.connection.close": False,
-    }
+    def _passed(self, message: Message, partition: int, at: int) -> int:
+        """The offset that comes next after a message that is none."""
+        error = message.error()
+        if error.code() == KafkaError._PARTITION_EOF:
+            return at
+        raise SourceError(f"{self._topic}/{partition} at offset {at}: {error.str()} ({error.name()})")

@@ -442,7 +442,7 @@ class Plant(Section):
         found = self._tags.get((asset, tag))
         if found is None:
             merged = _merged(BUILT_IN_TAGS, f"{asset}/{tag}")
-            _merge_into(merged, _merged(self.tags, f"{asset}/{tag}"))
+            merge_into(merged, _merged(self.tags, f"{asset}/{tag}"))
             found = Tag.model_validate(merged)
             self._tags[asset, tag] = found
         return found
@@ -460,14 +460,15 @@ def _merged(patterns: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, A
     merged: dict[str, Any] = {}
     for pattern, values in patterns.items():
         if fnmatchcase(name, pattern):
-            _merge_into(merged, values)
+            merge_into(merged, values)
     return merged
 
 
-def _merge_into(target: dict[str, Any], values: Mapping[str, Any]) -> None:
+def merge_into(target: dict[str, Any], values: Mapping[str, Any]) -> None:
+    """Puts values over those in `target`, key by key in tables within tables."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             inner = target[key] = dict(target.get(key, {}))
-            _merge_into(inner, value)
+            merge_into(inner, value)
         else:
             target[key] = value

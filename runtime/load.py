@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from runtime.config import Asset, Plant, Tag
+from runtime.config import Asset, Plant, Tag, merge_into
 
 
 class ConfigurationError(ValueError):
@@ -17,16 +17,44 @@ class ConfigurationError(ValueError):
         self.problems = problems
 
 
+#: What of a configuration decides what results are, and so what a what-if may change.
+WHAT_IF = ("tags", "assets", "twin")
+
+
 def load(path: Path | None) -> Plant:
     """The checked configuration; the defaults where `path` is None. Raises ConfigurationError."""
-    if path is None:
-        return Plant()
+    return Plant() if path is None else _checked(path, _read(path))
+
+
+def load_changed(path: Path | None, changes: Path) -> Plant:
+    """The checked configuration with the keys of the file `changes` over it. Raises ConfigurationError.
+
+    Allowed there are the tables of WHAT_IF. A pattern that both files have is merged key by key.
+    """
+    text, changed = {} if path is None else _read(path), _read(changes)
+    foreign = [key for key in changed if key not in WHAT_IF]
+    if foreign:
+        allowed = ", ".join(WHAT_IF)
+        raise ConfigurationError(
+            [f"{changes}: {key}: cannot be changed here, allowed are {allowed}" for key in foreign]
+        )
+    if path is not None:
+        _checked(path, text)
+    _checked(changes, changed)
+    merge_into(text, changed)
+    return _checked(changes, text)
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        text = tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigurationError([f"{path}: cannot be read ({error.strerror})"]) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError([f"{path}: is not valid TOML ({error})"]) from error
+
+
+def _checked(path: Path, text: dict[str, Any]) -> Plant:
     problems = _problems(path, Plant, text, ())
     for table, model in (("tags", Tag), ("assets", Asset)):
         patterns = text.get(table, {})

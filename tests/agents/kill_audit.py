@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
-from agents.changelog import recover, unpack
 from agents.settings import kernel_settings
 from kernels.stages import STAGES, Entry
+from runtime.changelog import recover, unpack
 from runtime.config import Kafka, Plant
 from runtime.kafka import client_settings
 from schemas.codec import decode, decode_as, encode

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from agents.changelog import Row, unpack
 from agents.fold import Fold
 from agents.outbox import Receipts, TooLarge
 from agents.ownership import Partition
 from kernels.stages import STAGES
+from runtime.changelog import Row, unpack
 from runtime.config import Plant
 from runtime.partitions import home_partition
 from schemas.codec import decode_as, encode

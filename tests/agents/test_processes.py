@@ -11,7 +11,7 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from agents.changelog import Row, pack, recover, unpack
+from runtime.changelog import Row, pack, recover, unpack
 from runtime.config import Kafka
 from runtime.exit_codes import FAILED, OK, RESTART_ME
 from runtime.kafka import client_settings, create_topics

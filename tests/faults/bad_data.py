@@ -12,8 +12,8 @@ import paho.mqtt.client as mqtt
 import pandas as pd
 from confluent_kafka import Message, Producer
 
-from agents.changelog import recover, unpack
 from queries.api import Queries
+from runtime.changelog import recover, unpack
 from runtime.kafka import client_settings
 from runtime.partitions import home_partition
 from schemas.quality import Mark

@@ -16,10 +16,10 @@ from confluent_kafka import Producer
 from numba.core.caching import _CacheLocator
 
 import kernels
-from agents.changelog import Row, pack, recover, unpack
 from agents.settings import kernel_settings
 from cli.processes import STAGES
 from kernels.stages import STAGES as KERNELS
+from runtime.changelog import Row, pack, recover, unpack
 from runtime.config import Kafka
 from runtime.kafka import client_settings, create_topics
 from schemas.frames import Frame

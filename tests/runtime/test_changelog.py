@@ -8,7 +8,7 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from agents.changelog import Row, UnreadableRow, pack, recover, unpack
+from runtime.changelog import Row, UnreadableRow, pack, recover, unpack
 from runtime.config import Kafka
 from schemas.codec import DecodeError
 from schemas.states import StageState

@@ -1,0 +1,143 @@
+"""`twin replay`: the kernels over a range of raw, beside the live system and without touching it."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+from confluent_kafka import KafkaException
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from cli.common import (
+    DEFAULT_RUN_DIR,
+    ConfigOption,
+    RunDirOption,
+    config_path,
+    configuration,
+    err,
+    one_line_errors,
+    out,
+    use_environment_of,
+)
+from replay.run import Frames, Request, RequestError, Result, To
+from replay.run import replay as run_replay
+from replay.snapshots import SnapshotError
+from replay.span import ALLOWED, SpanError
+from replay.workers import ReplayError
+from replay.writers import WriteError
+from runtime import exit_codes
+from runtime.config import Plant
+from runtime.kafka import TopicMismatch, TopicsMissing
+from runtime.load import ConfigurationError, load_changed
+
+ROLE = "replay"
+EXPECTED = (
+    RequestError, SpanError, SnapshotError, ReplayError, WriteError, KafkaException, TopicMismatch, TopicsMissing,
+)  # fmt: skip
+
+
+def replay(
+    begin: Annotated[str, typer.Option("--from", help=f"Where the span begins: {ALLOWED}.")],
+    end: Annotated[str, typer.Option("--to", help="Where it ends, as --from.")],
+    assets: Annotated[str, typer.Option(help="Only assets that match one of these patterns, like R1*,R2*.")] = "",
+    params: Annotated[Path | None, typer.Option(help="TOML with changed tags, assets and twin settings.")] = None,
+    run: Annotated[str | None, typer.Option(help="Name of the run; a new one where nothing is kept.")] = None,
+    to: Annotated[str, typer.Option("--to-where", help=f"Where results go: {', '.join(get_args(To))}.")] = "topics",
+    folder: Annotated[Path, typer.Option("--out", help="Where folders of Parquet files are.")] = Path("runs"),
+    workers: Annotated[int | None, typer.Option(help="Processes; one per core where not said.")] = None,
+    state: Annotated[str, typer.Option(help="State at --from: nothing, warmup=10m, or live.")] = "nothing",
+    frames: Annotated[
+        str | None, typer.Option(help="as-live: the agents' bytes. wide: joined, faster, the same per reading.")
+    ] = None,
+    config: ConfigOption = None,
+    run_dir: RunDirOption = DEFAULT_RUN_DIR,
+) -> None:
+    """Fold a span of raw again, with the settings that are or with others, into topics or files of its own."""
+    use_environment_of(run_dir)
+    plant = _configuration(config, params)
+    with one_line_errors(*EXPECTED):
+        request = Request(
+            plant=plant,
+            begin=begin,
+            end=end,
+            run=run or _unnamed(to),
+            assets=tuple(pattern for pattern in assets.split(",") if pattern),
+            to=_one_of(to, To, "--to-where"),
+            out=folder,
+            workers=workers,
+            state=state,
+            frames=None if frames is None else _one_of(frames, Frames, "--frames"),
+        )
+        with _bar() as watch:
+            result = run_replay(request, watch)
+    out.print(summary(result))
+    for note in result.provenance.notes if result.provenance else ():
+        out.print(f"note: {note}", highlight=False, markup=False)
+
+
+def summary(result: Result) -> Table:
+    """What a run did and cost."""
+    counts, found = result.counts, result.provenance
+    assert found is not None
+    table = Table("replay", found.run, show_header=True)
+    rows = {
+        "readings": f"{counts.readings:,} in {counts.frames:,} frames, folded as {counts.joined:,}",
+        "speed": f"{result.readings_per_s:,.0f} readings/s, {result.times_real:,.1f} times real time",
+        "wall clock": f"{result.wall_s:.2f} s",
+        "CPU": f"{result.cpu_s:.2f} s with {found.workers} workers",
+        "memory": f"{result.memory_bytes / 2**20:,.0f} MiB at most",
+        "rejected, alerts": f"{counts.rejected:,}, {counts.alerts:,}",
+        "state at the beginning": found.state,
+        "frames": found.frames,
+        "results": found.to,
+        "parameters": found.params,
+        "code": found.code,
+    }
+    for name, says in rows.items():
+        table.add_row(name, says)
+    return table
+
+
+def _configuration(config: Path | None, params: Path | None) -> Plant:
+    if params is None:
+        return configuration(config, ROLE)
+    try:
+        return load_changed(config_path(config), params).as_role(ROLE)
+    except ConfigurationError as error:
+        for problem in error.problems:
+            err.print(f"--params {problem}", style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(exit_codes.BAD_CONFIGURATION) from error
+
+
+def _one_of(value: str, allowed: Any, option: str) -> Any:
+    if value not in get_args(allowed):
+        raise RequestError(f"{option} {value!r}: allowed are {', '.join(get_args(allowed))}")
+    return value
+
+
+def _unnamed(to: str) -> str:
+    if to == "none":
+        return f"unnamed-{os.getpid()}"
+    raise RequestError(f"--run is missing: results that go to {to} need a name that is new")
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[Result], None]]:
+    columns = (
+        TextColumn("replay"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("records, {task.fields[speed]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task("replay", total=None, speed="")
+
+        def watch(result: Result) -> None:
+            speed = f"{result.readings_per_s:,.0f} readings/s, {result.times_real:,.0f} × real time"
+            progress.update(task, completed=result.counts.records, total=result.total, speed=speed)
+
+        yield watch

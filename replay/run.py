@@ -1,0 +1,245 @@
+"""A replay from what a user asks for to its provenance: spans, states at the beginning, workers, writers."""
+
+import os
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from kernels.settings import kernel_settings
+from kernels.warming import warm_up
+from replay import provenance, workers
+from replay.chain import READINGS_MAX
+from replay.lane import steps_from
+from replay.provenance import Provenance
+from replay.snapshots import Snapshot, live_snapshots
+from replay.source import TopicSource
+from replay.span import Span, SpanError, duration_s, first_offsets, resolve
+from replay.workers import Counts, Plan, Task, Told
+from replay.writers import FolderWriter, NoWriter, TopicWriter, WriteError, Writer, create_run_topics
+from runtime.config import Kafka, Plant
+from schemas.states import StageState
+from schemas.topics import RAW
+
+To = Literal["topics", "parquet", "none"]
+Frames = Literal["as-live", "wide"]
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+NOTHING, LIVE, WARM_UP = "nothing", "live", "warmup="
+
+
+class RequestError(ValueError):
+    """Something that cannot be asked for. The message names the option, the value and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is asked for. `frames` None: as live for topics, else wide. `workers` None: one per core."""
+
+    plant: Plant
+    begin: str
+    end: str
+    run: str
+    assets: tuple[str, ...] = ()
+    to: To = "topics"
+    out: Path = Path("runs")
+    workers: int | None = None
+    state: str = NOTHING
+    frames: Frames | None = None
+    readings_max: int = READINGS_MAX
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.run):
+            raise RequestError(f"--run {self.run!r}: allowed are up to 64 letters, digits, - and _")
+        if self.workers is not None and self.workers < 1:
+            raise RequestError(f"--workers {self.workers}: allowed is at least 1")
+        if self.state not in (NOTHING, LIVE) and not self.state.startswith(WARM_UP):
+            raise RequestError(f"--state {self.state!r}: allowed are {NOTHING}, {WARM_UP}10m (a span), {LIVE}")
+
+    @property
+    def mode(self) -> Frames:
+        """How frames are folded."""
+        return self.frames or ("as-live" if self.to == "topics" else "wide")
+
+
+@dataclass(slots=True)
+class Result:
+    """What a run did and cost. `memory_bytes`: the most that the workers had together, at worst at one time."""
+
+    provenance: Provenance | None = None
+    counts: Counts = field(default_factory=Counts)
+    total: int = 0
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    memory_bytes: int = 0
+
+    @property
+    def readings_per_s(self) -> float:
+        """Speed."""
+        return self.counts.readings / self.wall_s if self.wall_s else 0.0
+
+    @property
+    def times_real(self) -> float:
+        """Multiple of real time: how long the span took when it happened, over how long it took now."""
+        counts = self.counts
+        if counts.first_ms is None or counts.last_ms is None or not self.wall_s:
+            return 0.0
+        done = counts.records / self.total if self.total else 0.0
+        return (counts.last_ms - counts.first_ms) / 1000 * min(1.0, done) / self.wall_s
+
+
+@dataclass(slots=True, kw_only=True)
+class Beginning:
+    """Where the states at T0 come from: offsets to fold from, states, and in words."""
+
+    begins: Mapping[int, int]
+    states: Mapping[int, Mapping[str, Sequence[StageState]]] = field(default_factory=dict)
+    says: str = "nothing"
+    notes: tuple[str, ...] = ()
+
+
+def replay(request: Request, watch: Callable[[Result], None] = lambda _: None) -> Result:
+    """Do it; `watch` is called with what is done so far.
+
+    Raises RequestError, SpanError, SnapshotError, WriteError, ReplayError, KafkaException, and what create_topics does.
+    """
+    kafka = request.plant.kafka
+    topic = RAW.full_name(kafka.prefix)
+    span = resolve(kafka, topic, request.begin, request.end)
+    beginning = _beginning(request, span, topic)
+    tasks = [
+        Task(partition=p, begin=beginning.begins[p], start=part.start, end=part.end)
+        for p, part in span.parts.items()
+        if part.start < part.end
+    ]
+    tasks.sort(key=lambda task: task.begin - task.end)  # the longest first, so that no worker is left with it
+    settings = kernel_settings(request.plant)
+    warm_up(settings)
+    wide = request.readings_max if request.mode == "wide" else 0
+    plan = Plan(
+        tasks=tasks,
+        steps=steps_from(settings),
+        topic=topic,
+        partitions=kafka.partitions,
+        wide=wide,
+        states=beginning.states,
+        source=lambda: TopicSource(kafka, topic, request.assets),
+        writer=_writer(request),
+    )
+    processes = min(request.workers or os.cpu_count() or 1, len(tasks))
+    result, digests = _run(plan, processes, span.records, watch)
+    result.provenance = _provenance(
+        request=request, span=span, beginning=beginning, processes=processes, result=result, digests=digests
+    )
+    if request.to == "parquet":
+        (request.out / request.run / provenance.FILE).write_bytes(result.provenance.as_json())
+    if request.to != "none":
+        provenance.publish(kafka, result.provenance)
+    return result
+
+
+def _run(
+    plan: Plan, processes: int, total: int, watch: Callable[[Result], None]
+) -> tuple[Result, dict[str, dict[str, dict[str, str]]]]:
+    result, digests = Result(total=total), {}
+    begun, own_s = time.monotonic(), time.process_time()
+    cpu_s: dict[int, float] = {}
+    memory: dict[int, int] = {}
+
+    def tell(told: Told) -> None:
+        result.counts.add(told.counts)
+        digests.update({str(p): found for p, found in told.digests.items()})
+        cpu_s[told.worker], memory[told.worker] = told.cpu_s, told.memory_bytes
+        result.wall_s = time.monotonic() - begun
+        result.cpu_s = sum(cpu_s.values()) + time.process_time() - own_s
+        result.memory_bytes = sum(memory.values())
+        watch(result)
+
+    workers.run(plan, processes, tell)
+    result.wall_s = time.monotonic() - begun
+    return result, digests
+
+
+def _writer(request: Request) -> Callable[[], Writer]:
+    """Makes the writer of a worker; what all workers share is made now. Raises WriteError."""
+    if request.to == "topics":
+        kafka: Kafka = create_run_topics(request.plant.kafka, request.run)
+        return lambda: TopicWriter(kafka)
+    if request.to == "parquet":
+        folder = request.out / request.run
+        if folder.exists() and any(folder.iterdir()):
+            raise WriteError(f"--out {request.out} --run {request.run!r}: {folder} is not empty; allowed is a new name")
+        folder.mkdir(parents=True, exist_ok=True)
+        return lambda: FolderWriter(folder)
+    return NoWriter
+
+
+def _beginning(request: Request, span: Span, topic: str) -> Beginning:
+    starts = {p: part.start for p, part in span.parts.items()}
+    if request.state == NOTHING:
+        return Beginning(begins=starts)
+    if request.state == LIVE:
+        return _live(live_snapshots(request.plant.kafka, span), span)
+    return _warm_up(request, span, topic, starts)
+
+
+def _warm_up(request: Request, span: Span, topic: str, starts: Mapping[int, int]) -> Beginning:
+    seconds = duration_s(request.state.removeprefix(WARM_UP), "--state warmup")
+    if span.from_ms is None:
+        raise SpanError(
+            f"--state {request.state!r} --from {request.begin!r}: allowed with a time that something precedes"
+        )
+    before = first_offsets(request.plant.kafka, topic, span.from_ms - round(seconds * 1000))
+    begins = {p: min(start, before.get(p, start)) for p, start in starts.items()}
+    return Beginning(begins=begins, says=f"a warm-up of {seconds:g} s whose results were thrown away")
+
+
+def _live(snapshots: Mapping[int, Snapshot], span: Span) -> Beginning:
+    begins = {p: part.start for p, part in span.parts.items()} | {p: s.begin for p, s in snapshots.items()}
+    without = sorted(asset for snapshot in snapshots.values() for asset in snapshot.without)
+    bare = [p for p, snapshot in snapshots.items() if not snapshot.states]
+    notes = []
+    if without:
+        notes.append(f"no rows before T0 for {', '.join(without[:5])} ({len(without)} assets): from the log's start")
+    if bare:
+        notes.append(f"no rows before T0 in partitions {', '.join(map(str, bare))}: from the log's start")
+    states = {p: s.states for p, s in snapshots.items()}
+    count = sum(map(len, states.values()))
+    return Beginning(
+        begins=begins, states=states, says=f"live: rows of {count} assets, folded on to T0", notes=tuple(notes)
+    )
+
+
+def _provenance(
+    *,
+    request: Request,
+    span: Span,
+    beginning: Beginning,
+    processes: int,
+    result: Result,
+    digests: dict[str, dict[str, dict[str, str]]],
+) -> Provenance:
+    counts, notes = result.counts, list(beginning.notes)
+    if span.shortened:
+        notes.append(f"partitions {', '.join(map(str, span.shortened))} begin where their log does now")
+    return Provenance(
+        run=request.run,
+        params=provenance.params_digest(request.plant),
+        code=provenance.code_version(),
+        source=RAW.full_name(request.plant.kafka.prefix),
+        from_ms=span.from_ms,
+        to_ms=span.to_ms,
+        assets=request.assets,
+        offsets=provenance.offsets_of(span),
+        state=beginning.says,
+        frames=request.mode,
+        to=request.to,
+        workers=processes,
+        counts={
+            name: getattr(counts, name)
+            for name in ("records", "frames", "readings", "joined", "outputs", "rejected", "alerts")
+        },
+        digests=dict(sorted(digests.items(), key=lambda found: int(found[0]))),
+        notes=tuple(notes),
+    )
