@@ -105,7 +105,8 @@ class Detection:
     """Signals against windows. `false_alarms`: runs that began outside of all windows, over `outside_days`.
 
     `precision` = windows detected / (detected + false alarms); `recall` = detected / windows; NaN of nothing.
-    `beyond`: windows that the data do not reach, which count nowhere.
+    `by_chance`: recall to be expected of alarms that come at random as often as the false ones do. `beyond`: windows
+    that the data do not reach, which count nowhere.
     """
 
     windows: tuple[Found, ...] = ()
@@ -115,6 +116,7 @@ class Detection:
     false_alarms_per_day: float = math.nan
     precision: float = math.nan
     recall: float = math.nan
+    by_chance: float = math.nan
     beyond: int = 0
 
 
@@ -137,14 +139,17 @@ def detect(
     false_alarms = len(merged(np.concatenate([np.empty((0, 2), np.int64), *outside]), merge_ns))
     detected = sum(math.isfinite(f.delay_s) for f in found)
     days = _outside_ns(there, span) / DAY_NS
+    per_day = false_alarms / days if days > 0 else math.nan
+    chances = [-math.expm1(-per_day * (w.end_ns - w.start_ns) / DAY_NS) for w in there]
     return Detection(
         windows=found,
         detected=detected,
         false_alarms=false_alarms,
         outside_days=days,
-        false_alarms_per_day=false_alarms / days if days > 0 else math.nan,
+        false_alarms_per_day=per_day,
         precision=detected / (detected + false_alarms) if detected + false_alarms else math.nan,
         recall=detected / len(found) if found else math.nan,
+        by_chance=sum(chances) / len(chances) if chances else math.nan,
         beyond=len(windows) - len(there),
     )
 

@@ -56,7 +56,7 @@ def series_plot(series: Series, name: str) -> str:
             for axes in (top, below):
                 axes.axvspan(*np.clip(ends, hours[0], hours[-1]), color=COLORS["flag"], alpha=0.1, lw=0)
         top.set_ylabel(series.unit or "value")
-        top.legend(loc="upper left", ncols=5, fontsize=7)
+        top.legend(loc="lower left", bbox_to_anchor=(0.0, 0.97), ncols=5, fontsize=7)
         below.semilogy(hours, np.maximum(series.nis, 1e-3), lw=0.5, color=COLORS["estimate"])
         below.axhline(1.0, color=COLORS["reference"], lw=0.8)
         below.set_ylabel("NIS")
@@ -84,7 +84,7 @@ def pair_plot(
         top.set_ylabel(unit or "value")
         below.set_ylabel("difference")
         below.set_xlabel(f"{scale} after {_date(time_ns[0])}")
-        top.legend(loc="upper left", ncols=2, fontsize=7)
+        top.legend(loc="lower left", bbox_to_anchor=(0.0, 0.97), ncols=2, fontsize=7)
     return svg[0]
 
 

@@ -115,16 +115,18 @@ def _detections(assets: Sequence[AssetScore], tags: Sequence[TagScore]) -> Table
     for asset, tag, d in _places(assets, tags):
         delays = [w.delay_s for w in d.windows if math.isfinite(w.delay_s)]
         mean = sum(delays) / len(delays) if delays else math.nan
-        rates = [number(d.false_alarms_per_day, 3), percent(d.precision), percent(d.recall), span(mean)]
+        rates = [number(d.false_alarms_per_day, 3), percent(d.precision), percent(d.recall)]
+        rates += [percent(d.by_chance), span(mean)]
         rows.append([asset, tag, f"{d.detected} of {len(d.windows)}", str(d.false_alarms), *rates, str(d.beyond)])
-    columns = ("asset", "tag", "windows detected", "false alarms", "per day", "precision %", "recall %", "mean delay")
+    columns = ("asset", "tag", "windows detected", "false alarms", "per day", "precision %", "recall %",
+               "by chance %", "mean delay")  # fmt: skip
     return Table(
         title="Detection",
         columns=(*columns, "windows beyond the data"),
         rows=rows,
         words=2,
         note="A false alarm is a run of signals that began outside of all windows. Precision = windows detected / "
-        "(windows detected + false alarms).",
+        "(windows detected + false alarms). By chance: recall of alarms at random, as often as the false ones.",
     )
 
 

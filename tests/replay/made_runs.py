@@ -61,7 +61,7 @@ def write(folder: Path, by_asset: Mapping[str, Sequence[Frame]], chosen: Setting
     for partition, (asset, raw) in enumerate(by_asset.items()):
         out = Folder(folder, partition)
         for estimates, state in results(asset, raw, chosen):
-            out.readings(estimates)
+            out.readings(estimates, [estimates])
             out.state(state)
         out.close()
     (folder / "run.json").write_text(json.dumps({"name": folder.name, **provenance}), "utf-8")

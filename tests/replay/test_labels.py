@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from plant.datasets import DIRECTORY, NAB_WINDOWS, load
 from replay import labels
 from replay.labels import Signalled, Window, detect, merged, runs_of
+from replay.moments import shown
 from replay.results import ResultError
 
 S = 1_000_000_000
@@ -64,6 +66,26 @@ def test_false_alarms_per_day_count_only_the_time_outside_of_windows() -> None:
     assert found.false_alarms_per_day == pytest.approx(86_400 / 70)
     assert (len(found.windows), found.beyond) == (2, 1)
     assert found.recall == 0.0
+
+
+def test_recall_by_chance_is_that_of_a_poisson_process() -> None:
+    """Alarms as often as the false ones, at random: 1 − exp(−rate · length), over the windows that the data reach."""
+    found = detect({"t": signalled(60, 70, 80, 90)}, [window(0, 20), window(20, 50), window(200, 300)], SPAN)
+    rate = 4 / 50
+    assert found.by_chance == pytest.approx((2 - math.exp(-20 * rate) - math.exp(-30 * rate)) / 2)
+    assert detect({"t": signalled()}, [window(0, 20)], SPAN).by_chance == 0.0
+
+
+def test_labels_of_the_data_sets_are_what_their_readers_know() -> None:
+    """NAB's windows, and from row 161 to the last of a file with a fault."""
+    (nab,) = DIRECTORY.glob("nab/labels.csv")
+    times = [(shown(w.start_ns), shown(w.end_ns)) for w in labels.read(nab)]
+    assert times == [tuple(pair) for pair in NAB_WINDOWS]
+    (eastman,) = DIRECTORY.glob("tennessee_eastman/labels.csv")
+    for window_ in labels.read(eastman):
+        (path,) = (DIRECTORY / "tennessee_eastman").glob(f"d{window_.asset.removeprefix('TE')}_te.dat")
+        faulty = [row.source_time_ns for row in load(path).rows if row.fault is not None]
+        assert (window_.start_ns, window_.end_ns) == (faulty[0], faulty[-1])
 
 
 def test_a_window_of_one_tag_is_not_detected_by_another_nor_excuses_it() -> None:
