@@ -7,11 +7,13 @@ joined frame, and one reading costs far less.
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from replay.lane import Folded, Lane, Place, Raw, Step, rejection
+from replay.lane import Folded, Lane, Place, Step, rejection
+from replay.raw import Raw
 from replay.records import RawRecord
 from runtime.partitions import misplaced
 from schemas.codec import DecodeError, decode_as
 from schemas.frames import Frame
+from schemas.glimpse import Glimpser
 from schemas.records import KEY_BYTES_MAX
 from schemas.states import StageState
 
@@ -39,19 +41,16 @@ class Chain:
     ) -> None:
         self._steps, self._topic, self._partitions, self._wide = steps, topic, partitions, wide
         self.lanes = {asset: Lane(asset, steps, kept) for asset, kept in (states or {}).items()}
+        self._known: dict[tuple[bytes | None, int], tuple[Glimpser, Lane]] = {}
 
     def take(self, records: Iterable[RawRecord]) -> Iterator[Folded]:
         """Fold records, in the order of the log per partition. What is joined may come with a later call."""
         for record in records:
             try:
-                raw = self._decoded(record)
+                raw, lane = self._seen(record)
             except DecodeError as error:
                 yield self._rejected(record, str(error))
                 continue
-            asset = raw.frame.asset
-            lane = self.lanes.get(asset)
-            if lane is None:
-                lane = self.lanes[asset] = Lane(asset, self._steps)
             if not self._wide:
                 yield lane.single(raw, encoded=True)
             elif not lane.wait(raw):
@@ -65,13 +64,26 @@ class Chain:
         for lane in self.lanes.values():
             yield from lane.close()
 
-    def _decoded(self, record: RawRecord) -> Raw:
-        value = record.value or b""
+    def _seen(self, record: RawRecord) -> tuple[Raw, Lane]:
+        """The frame of a record, if only at a glance, and the lane of its asset. Raises DecodeError."""
+        key, partition, value = record.key, record.partition, record.value or b""
+        known = self._known.get((key, partition))
+        if known is not None:
+            glimpser, lane = known
+            glimpse = glimpser.read(value)
+            if glimpse is not None:
+                return Raw(self._topic, partition, record.offset, value, glimpse), lane
         frame = decode_as(value, Frame)
-        wrong = misplaced(frame.asset, record.key, record.partition, self._partitions)
+        wrong = misplaced(frame.asset, key, partition, self._partitions)
         if wrong is not None:
             raise DecodeError(wrong)
-        return Raw(self._topic, record.partition, record.offset, frame, value)
+        if known is None:
+            lane = self.lanes.get(frame.asset) or Lane(frame.asset, self._steps)
+            self.lanes[frame.asset] = lane
+            known = self._known[key, partition] = Glimpser(), lane
+        if self._wide:
+            known[0].learn(frame)
+        return Raw(self._topic, partition, record.offset, value, frame), known[1]
 
     def _rejected(self, record: RawRecord, reason: str) -> Folded:
         value, key = record.value or b"", record.key or b""

@@ -104,7 +104,7 @@ class Digests:
         """What came out of one frame."""
         if not found.raws:
             return
-        asset = found.raws[0].frame.asset
+        asset = found.key.decode()
         of = self._of.get(asset)
         if of is None:
             of = (OfReadings(VALIDATED), OfReadings(ESTIMATED), OfTwin()) if self._wide else _of_bytes()

@@ -4,17 +4,20 @@ How readings are cut into frames matters to no result (decision 0002), and a lar
 """
 
 from collections.abc import Sequence
-from typing import Any
+from itertools import groupby
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kernels.validation_times import IMPUTED_ORDINAL
+from replay.raw import Raw
 from schemas.frames import Column, EstimateFrame, Frame, columns_of
+from schemas.glimpse import columns_from
 
 #: Tags of a frame are numbered by 16 bits.
 ENTRIES_MAX = 1 << 16
-COLUMNS = [name for name in columns_of(Frame) if name != "tag"]
+COLUMNS = columns_of(Frame)
 
 Names = tuple[tuple[str, ...], tuple[str, ...]]
 
@@ -53,37 +56,54 @@ class Dictionary:
         return table
 
 
-def joined(frames: Sequence[Frame], dictionary: Dictionary) -> Frame:
+def joined(asset: str, raws: Sequence[Raw], dictionary: Dictionary) -> Frame:
     """The readings of all frames, with the identity of the last. All are of one asset and have readings."""
-    last = frames[-1]
-    dictionary.make_room(sum(len(frame.tags) for frame in frames))
-    tags = []
-    for frame in frames:
-        numbers = dictionary.numbers(frame.tags, frame.units)
-        tags.append(frame.tag if numbers is None else numbers[frame.tag])
-    columns: dict[str, Any] = {name: np.concatenate([getattr(frame, name) for frame in frames]) for name in COLUMNS}
+    last = raws[-1]
+    dictionary.make_room(sum(len(raw.tags) for raw in raws))
+    glimpses = [raw.glimpse for raw in raws if raw.glimpse is not None]
+    columns = columns_from(glimpses) if len(glimpses) == len(raws) else _columns(raws)
+    columns["tag"] = _numbered(columns["tag"], raws, dictionary)
     return Frame(
-        asset=last.asset,
+        asset=asset,
         source=last.source,
         epoch=last.epoch,
         seq=last.seq,
         time_ns=last.time_ns,
         tags=dictionary.tags,
         units=dictionary.units,
-        tag=np.concatenate(tags),
-        texts=_texts(frames),
-        **columns,
+        texts={} if len(glimpses) == len(raws) else _texts(raws),
+        **cast(Any, columns),
     )
 
 
-def _texts(frames: Sequence[Frame]) -> dict[int, str]:
-    if not any(frame.texts for frame in frames):
-        return {}
+def _columns(raws: Sequence[Raw]) -> dict[str, Column]:
+    return {name: np.concatenate([getattr(raw.frame, name) for raw in raws]) for name in COLUMNS}
+
+
+def _numbered(tag: Column, raws: Sequence[Raw], dictionary: Dictionary) -> Column:
+    """The tags of all readings by their numbers in the common dictionary, from those in each frame's own."""
+    begin, out = 0, tag
+    for (tags, units), run in groupby(raws, key=_names):
+        end = begin + sum(raw.n for raw in run)
+        numbers = dictionary.numbers(tags, units)
+        if numbers is not None:
+            out = out.copy() if out is tag else out
+            out[begin:end] = numbers[tag[begin:end]]
+        begin = end
+    return out
+
+
+def _names(raw: Raw) -> Names:
+    return raw.tags, raw.units
+
+
+def _texts(raws: Sequence[Raw]) -> dict[int, str]:
     texts: dict[int, str] = {}
     begin = 0
-    for frame in frames:
-        texts |= {begin + row: text for row, text in frame.texts.items()}
-        begin += len(frame)
+    for raw in raws:
+        if raw.glimpse is None:
+            texts |= {begin + row: text for row, text in raw.frame.texts.items()}
+        begin += raw.n
     return texts
 
 
@@ -92,19 +112,19 @@ class Origin:
 
     __slots__ = ("epoch", "seq", "source", "sources")
 
-    def __init__(self, frames: Sequence[Frame], out: EstimateFrame) -> None:
-        self.sources = tuple(dict.fromkeys(frame.source for frame in frames))
-        of = _frame_of(frames, out)
-        self.source: Column = np.array([self.sources.index(f.source) for f in frames], np.int32)[of]
-        self.epoch: Column = np.array([frame.epoch for frame in frames], np.int64)[of]
-        self.seq: Column = np.array([frame.seq for frame in frames], np.int64)[of]
+    def __init__(self, raws: Sequence[Raw], out: EstimateFrame) -> None:
+        self.sources = tuple(dict.fromkeys(raw.source for raw in raws))
+        of = _frame_of(raws, out)
+        self.source: Column = np.array([self.sources.index(raw.source) for raw in raws], np.int32)[of]
+        self.epoch: Column = np.array([raw.epoch for raw in raws], np.int64)[of]
+        self.seq: Column = np.array([raw.seq for raw in raws], np.int64)[of]
 
 
-def _frame_of(frames: Sequence[Frame], out: EstimateFrame) -> NDArray[np.int64]:
+def _frame_of(raws: Sequence[Raw], out: EstimateFrame) -> NDArray[np.int64]:
     """Index of the frame of each row. A row for a missing reading came with the one that showed it: the next."""
-    if len(frames) == 1:
+    if len(raws) == 1:
         return np.zeros(len(out), np.int64)
-    of = np.repeat(np.arange(len(frames)), [len(frame) for frame in frames])
+    of = np.repeat(np.arange(len(raws)), [raw.n for raw in raws])
     if len(of) == len(out):
         return of
     real = out.ordinal != IMPUTED_ORDINAL

@@ -13,6 +13,7 @@ from kernels.around import lost_frames, too_large
 from kernels.stage import Settings, Stage
 from kernels.stages import STAGES
 from replay.joining import Dictionary, joined
+from replay.raw import Raw
 from schemas.codec import Record, encode
 from schemas.frames import EstimateFrame, Frame, ValidatedFrame
 from schemas.records import Alert, Rejected, TwinState
@@ -33,16 +34,6 @@ class Step(NamedTuple):
 def steps_from(settings: Settings) -> tuple[Step, ...]:
     """The stages in the order of the flow, with these settings."""
     return tuple(Step(entry.stage, entry.params_from(settings)) for entry in STAGES.values())
-
-
-class Raw(NamedTuple):
-    """A decoded record of raw: where it stood, its frame and its bytes."""
-
-    topic: str
-    partition: int
-    offset: int
-    frame: Frame
-    value: bytes
 
 
 class Place(NamedTuple):
@@ -91,19 +82,12 @@ class Lane:
         Only readings of a known and connected source whose frames follow each other: everything else has a meaning of
         its own that would be lost.
         """
-        frame = raw.frame
-        place = (frame.source, frame.epoch)
-        if (
-            frame.kind != "readings"
-            or not frame.connected
-            or self._next.get(place) != frame.seq
-            or not len(frame)
-            or frame.source not in self._connected
-        ):
+        place = (raw.source, raw.epoch)
+        if self._next.get(place) != raw.seq or not raw.plain or not raw.n or raw.source not in self._connected:
             return False
         self.waiting.append(raw)
-        self.readings += len(frame)
-        self._next[place] = frame.seq + 1
+        self.readings += raw.n
+        self._next[place] = raw.seq + 1
         return True
 
     def close(self) -> list[Folded]:
@@ -167,15 +151,15 @@ class Lane:
 
         Then it must be told of which frame.
         """
-        last = raws[-1].frame
-        before = {(raw.frame.source, raw.frame.epoch): raw.frame.seq for raw in raws[:-1]}
-        frame: Any = joined([raw.frame for raw in raws], self._dictionary)
+        before = {(raw.source, raw.epoch): raw.seq for raw in raws[:-1]}
+        frame: Any = joined(self.asset, raws, self._dictionary)
+        identity = frame.identity
         found, states = Folded(key=self._key, raws=raws, applied=True), []
         try:
             for number, (stage, params) in enumerate(self._steps):
                 state = self.states[number]
                 known = replace(state, applied={**state.applied, **before})
-                if known.has_applied(last.identity):
+                if known.has_applied(identity):
                     return None
                 after, frame, rejects = stage.step(known, frame, params)
                 if rejects or (number == VALIDATION and frame.repeated):

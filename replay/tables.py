@@ -17,7 +17,8 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from replay.joining import Origin
-from schemas.frames import Column, EstimateFrame, Frame
+from replay.raw import Raw
+from schemas.frames import Column, EstimateFrame
 from schemas.records import Alert, TwinState, Variable
 
 NAME, TEXT, I64, F64, U32, U8 = (
@@ -81,7 +82,7 @@ class Folder:
         self._states: list[TwinState] = []
         self._alerts: list[Alert] = []
 
-    def readings(self, frame: EstimateFrame, raws: Sequence[Frame]) -> None:
+    def readings(self, frame: EstimateFrame, raws: Sequence[Raw]) -> None:
         """Add the readings of a frame that was made of the raw frames `raws`."""
         n = len(frame)
         if n == 0:

@@ -201,7 +201,7 @@ class _Worker:
         counts.alerts += len(found.alerts) + (0 if found.twin is None else len(found.twin.alerts))
         if found.applied:
             counts.frames += len(found.raws)
-            counts.readings += sum(len(raw.frame) for raw in found.raws)
+            counts.readings += sum(raw.n for raw in found.raws)
             counts.joined += 1
             counts.outputs += found.twin is not None
             digests.take(found)

@@ -65,7 +65,7 @@ class FolderWriter:
         """Add the rows of a frame's results."""
         assert self._folder is not None
         if found.estimates is not None:
-            self._folder.readings(found.estimates, [raw.frame for raw in found.raws])
+            self._folder.readings(found.estimates, found.raws)
         for alert in found.alerts:
             self._folder.alert(alert)
         if found.twin is not None:

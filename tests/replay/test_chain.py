@@ -95,7 +95,7 @@ def per_reading(found: Iterable[Folded]) -> list[tuple[Any, ...]]:
     for folded in found:
         if folded.validated is None or folded.estimates is None:
             continue
-        of = Origin([raw.frame for raw in folded.raws], folded.estimates)
+        of = Origin(folded.raws, folded.estimates)
         identities = zip((of.sources[s] for s in of.source.tolist()), of.epoch.tolist(), of.seq.tolist(), strict=True)
         told += zip(rows(folded.validated), rows(folded.estimates), identities, strict=True)
     return told

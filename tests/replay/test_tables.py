@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from replay.raw import Raw
 from replay.tables import LAYOUT, READINGS, Folder
 from schemas.frames import EstimateFrame
 from schemas.records import TwinState
@@ -26,7 +27,7 @@ def test_what_is_written_is_what_was_given(tmp_path: Path) -> None:
     estimates, states = outputs(400)
     folder = Folder(tmp_path, 3)
     for frame, state in zip(estimates, states, strict=True):
-        folder.readings(frame, [frame])
+        folder.readings(frame, [Raw("twin.raw", 3, 0, b"", frame)])
         folder.state(state)
     folder.close()
     assert {path.name for path in tmp_path.iterdir()} == set(LAYOUT)
