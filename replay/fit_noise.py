@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq, minimize, minimize_scalar
 
 from kernels import kalman, likelihood
+from replay.interval import Interval, TooFewReadings
 
 Floats = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -37,20 +38,6 @@ GRID = 60
 ROUNDS_MAX = 6
 #: Noise is sought up to so many times and down to the same part of what the grid's best gives; as logarithms.
 REACH = math.log(1e8)
-
-
-class TooFewReadings(ValueError):
-    """The span has too few usable readings of a tag. The message says how many there are and how many are needed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
-    """A value with its 95 % interval. `low` = 0 or `high` = inf: the data set no bound there."""
-
-    value: float
-    low: float
-    high: float
-    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ import math
 import numpy as np
 
 from kernels.jit import jit
-from kernels.models.model import I64, NO_INPUT, Floats, Input, Model, State, parameters
+from kernels.models.model import I64, NO_INPUT, Arrhenius, Fitted, Floats, Input, Model, State, parameters
 
 GAS_CONSTANT = 8.314  # J/(mol K)
 KELVIN = 273.15
@@ -219,4 +219,12 @@ MODEL = Model(
     ),
     parameters=PARAMETERS,
     fold=fold,
+    fitted=(Fitted(name="heat_transfer_W_per_K", unit="W/K", span=(0.1, 1e8)),),
+    arrhenius=Arrhenius(
+        frequency=Fitted(name="frequency_factor_per_s", unit="1/s", span=(1e-3, 1e30)),
+        energy=Fitted(name="activation_energy_J_per_mol", unit="J/mol", span=(1e3, 4e5)),
+        temperature="temperature_degC",
+        gas_constant=GAS_CONSTANT,
+        rate_span=(1e-9, RATE_MAX),
+    ),
 )

@@ -61,6 +61,32 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """A positive parameter that readings can tell, and the span in which a fit looks for it, narrower than what the
+    model takes. `unit` as people write it.
+    """
+
+    name: str
+    unit: str
+    span: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrhenius:
+    """Which parameters are A and E of k = A · exp(−E / (R · T)), and the state, in degC, whose temperature T is.
+
+    A fit seeks k at a temperature of the span in their place, within `rate_span` in 1/s: A and E alone are so strongly
+    correlated that neither can be sought for itself.
+    """
+
+    frequency: Fitted
+    energy: Fitted
+    temperature: str
+    gas_constant: float
+    rate_span: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """A reactor model.
 
@@ -70,6 +96,8 @@ class Model:
     Changed in place: `x` (states,), `u` (2, inputs: value, std; NaN where there is no estimate), `rank` (inputs,: how
     good the tag is that the value came from; a worse one is ignored). An observed input that is NaN is not corrected
     to, and the model's own state is used in its place: that makes the same loop the prediction.
+
+    `fitted`, `arrhenius`: what a fit of parameters to readings may seek.
     """
 
     name: str
@@ -77,6 +105,8 @@ class Model:
     inputs: tuple[Input, ...]
     parameters: tuple[Parameter, ...]
     fold: Fold
+    fitted: tuple[Fitted, ...] = ()
+    arrhenius: Arrhenius | None = None
 
     def values(self, given: Mapping[str, float]) -> dict[str, float]:
         """All parameters: those given over the defaults. Raises ParameterError."""

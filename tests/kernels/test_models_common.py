@@ -44,6 +44,13 @@ def test_declarations_are_consistent(name: str) -> None:
     taken = [tag for i in model.inputs for tag in i.tags]
     assert len(taken) == len(set(taken))
     assert model.values(model.values({})) == model.values({})
+    assert model.arrhenius is not None
+    assert model.arrhenius.temperature in [s.name for s in model.states]
+    spans = {p.name: p.span for p in model.parameters}
+    for sought in (*model.fitted, model.arrhenius.frequency, model.arrhenius.energy):
+        low, high = spans[sought.name]
+        assert low <= sought.span[0] <= model.values({})[sought.name] <= sought.span[1] <= high
+        assert sought.span[0] > 0.0
 
 
 def test_the_integrator_is_of_fourth_order(name: str) -> None:

@@ -9,7 +9,8 @@ from scipy.stats import multivariate_normal
 
 from kernels import kalman
 from plant import datasets
-from replay.fit_noise import NoiseFit, TooFewReadings, fit_noise
+from replay.fit_noise import NoiseFit, fit_noise
+from replay.interval import TooFewReadings
 
 Array = NDArray[np.float64]
 Q_TRUE, R_TRUE = 1e-3, 0.25
