@@ -26,6 +26,7 @@ COMMANDS = {
     "query": "cli.query:app",
     "replay": "cli.replay:replay",
     "score": "cli.score:score",
+    "diff": "cli.diff:diff",
     "browse": "cli.browse:browse",
     "connector": "cli.connector:app",
     "agent": "cli.agent:agent",

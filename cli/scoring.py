@@ -1,8 +1,7 @@
 """What `twin score` and `twin diff` share: their options, the settings a run is judged by, tables on the screen."""
 
 import json
-import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,8 +10,8 @@ import typer
 from pydantic import ValidationError
 from rich.table import Table as RichTable
 
-from agents.settings import kernel_settings
 from cli.common import config_path, one_line_errors, out
+from kernels.settings import kernel_settings
 from kernels.stage import Settings
 from replay import labels, truth
 from replay.figures import plain
@@ -21,8 +20,7 @@ from replay.page import Table
 from replay.results import ResultError
 from replay.scores import Against
 from replay.signals import choice
-from runtime.config import Plant
-from runtime.load import ConfigurationError, load
+from runtime.load import ConfigurationError, load, load_changed
 
 #: Rows of a table on the screen; page and JSON have all.
 ROWS_SHOWN = 60
@@ -73,13 +71,7 @@ def moment(text: str | None) -> int | None:
 def settings_of(config: Path | None, params: Path | None) -> Settings:
     """Settings of the configuration with `params` merged over it. Raises ConfigurationError."""
     path = config_path(config)
-    plant = load(path)
-    if params is None:
-        return kernel_settings(plant)
-    load(params)  # problems are told with the file's own name
-    merged: dict[str, Any] = {} if path is None else tomllib.loads(path.read_text("utf-8"))
-    _merge(merged, tomllib.loads(params.read_text("utf-8")))
-    return kernel_settings(Plant.model_validate(merged))
+    return kernel_settings(load(path) if params is None else load_changed(path, params))
 
 
 def against(
@@ -111,11 +103,3 @@ def show(table: Table) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a report as JSON; what is not known is null."""
     path.write_text(json.dumps(plain(value), indent=1, ensure_ascii=False) + "\n", "utf-8")
-
-
-def _merge(target: dict[str, Any], values: Mapping[str, Any]) -> None:
-    for key, value in values.items():
-        if isinstance(value, Mapping) and isinstance(target.get(key), dict):
-            _merge(target[key], value)
-        else:
-            target[key] = value

@@ -98,6 +98,10 @@ class Run:
                 parts = {name: _rows_of(table, asset) for name, table in tables.items()}
                 yield AssetRun(asset=asset, **parts)
 
+    def asset(self, asset: str) -> AssetRun:
+        """One asset, without looking at the others; its tables are empty where the run does not have it."""
+        return AssetRun(asset=asset, **{name: _rows_of(self._table(name, [asset]), asset) for name in TABLES})
+
     def _table(self, name: str, assets: Sequence[str]) -> pd.DataFrame:
         source = _dataset(self.folder, name)
         where = _where(source, name, assets, self.start_ns, self.stop_ns)

@@ -90,7 +90,7 @@ def _tag(
         reading=errors(_readings(rows), truth),
         estimate=errors(_floats(rows, "estimate"), truth),
         model=errors(model.value, line.at(model.time_ns)),
-        nis=consistency(*_fitting(rows), noise["nis_window"], noise["nis_confidence"]),
+        nis=consistency(*fitting(rows), noise["nis_window"], noise["nis_confidence"]),
         flags=_flag_counts(rows),
         tests=_test_counts(rows),
         good=float(np.mean(rows["flag"].to_numpy() == int(Flag.GOOD))),
@@ -162,7 +162,7 @@ def _readings(rows: pd.DataFrame) -> Floats:
     return np.where(imputed, math.nan, _floats(rows, "value"))
 
 
-def _fitting(rows: pd.DataFrame) -> tuple[Floats, Floats]:
+def fitting(rows: pd.DataFrame) -> tuple[Floats, Floats]:
     """Innovation and NIS of readings that the filter took with its own noise; NIS capped as live."""
     fitting = (rows["tests"].to_numpy(np.int64) & ~ESTIMATION_TESTS) == 0
     nis = np.where(fitting, np.minimum(_floats(rows, "nis"), NIS_CAP), math.nan)

@@ -42,7 +42,7 @@ OF_READING = ("time_ns", "value", "estimate", "std", "reference", "nis", "flagge
 def thinned(series: Series, columns: int = COLUMNS) -> Series:
     """The same with at most about 2 · `columns` + FLAGGED_MAX readings: extremes of each stretch, and flagged ones."""
     keep = _kept(series.value, series.flagged, columns)
-    few = _extremes(series.model, columns)
+    few = extremes(series.model, columns)
     parts = {f.name: getattr(series, f.name)[keep] for f in fields(series) if f.name in OF_READING}
     return replace(series, **parts, model_time_ns=series.model_time_ns[few], model=series.model[few])
 
@@ -51,10 +51,10 @@ def _kept(value: Floats, flagged: NDArray[np.bool_], columns: int) -> NDArray[np
     bad = np.flatnonzero(flagged)
     if len(bad) > FLAGGED_MAX:
         bad = bad[np.linspace(0, len(bad) - 1, FLAGGED_MAX).astype(np.intp)]
-    return np.union1d(_extremes(value, columns), bad).astype(np.intp)
+    return np.union1d(extremes(value, columns), bad).astype(np.intp)
 
 
-def _extremes(value: Floats, columns: int) -> NDArray[np.intp]:
+def extremes(value: Floats, columns: int) -> NDArray[np.intp]:
     """Indices of the least and greatest of `columns` stretches of equal length, with first and last."""
     n = len(value)
     if n <= 2 * columns:
