@@ -27,6 +27,7 @@ COMMANDS = {
     "replay": "cli.replay:replay",
     "score": "cli.score:score",
     "diff": "cli.diff:diff",
+    "archive": "cli.archive:archive",
     "browse": "cli.browse:browse",
     "connector": "cli.connector:app",
     "agent": "cli.agent:agent",
