@@ -26,6 +26,7 @@ COMMANDS = {
     "query": "cli.query:app",
     "replay": "cli.replay:replay",
     "score": "cli.score:score",
+    "compare": "cli.compare:compare",
     "diff": "cli.diff:diff",
     "archive": "cli.archive:archive",
     "browse": "cli.browse:browse",

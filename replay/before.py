@@ -1,0 +1,136 @@
+"""The state of a stage right before a frame, on one side of a comparison: its inputs are folded again.
+
+The changelog's newest row that lies before the frame is the beginning, where there still is one; else nothing.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from kernels.stage import Settings
+from kernels.stages import STAGES
+from replay.outputs import OUTPUTS
+from replay.topic import read, spans_of
+from runtime.changelog import unpack
+from runtime.config import Kafka
+from schemas.codec import DecodeError, decode, encode
+from schemas.frames import Frame, Identity
+from schemas.states import StageState
+from schemas.topics import CHANGELOGS, RAW, Topic
+
+INPUTS: dict[str, Topic] = dict(zip(STAGES, (RAW, *OUTPUTS.values()), strict=False))
+
+
+class NoState(RuntimeError):
+    """The state before a frame cannot be made again, and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Before:
+    """The state before a frame, where it came from in words, and the output that the frame then gives."""
+
+    state: StageState
+    origin: str
+    output: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """One side: Kafka with its prefix, all topics that there are, and where its raw readings are."""
+
+    kafka: Kafka
+    topics: frozenset[str]
+    raw: Kafka
+
+    def has(self, topic: Topic) -> bool:
+        """Whether it has this topic."""
+        return topic.full_name(self.kafka.prefix) in self.topics
+
+
+def before(side: Side, stage: str, frame: Identity, places: tuple[int, int], settings: Settings) -> Before:
+    """The state of `stage` before `frame`; `places`: the asset's partition on this side, and of raw.
+
+    Raises NoState, LostRecords, NoAnswer, KafkaException.
+    """
+    topic, (partition, raw_partition) = INPUTS[stage], places
+    elsewhere = topic is RAW and not side.has(RAW)
+    place = _Place(side.raw if elsewhere else side.kafka, topic, raw_partition if elsewhere else partition)
+    row = None if elsewhere else _row(side, stage, partition, frame)
+    if row is not None:
+        found = _folded(place, stage, frame, row, settings)
+        if found is not None:
+            return found
+    found = _folded(place, stage, frame, (-1, STAGES[stage].stage.initial(frame.asset)), settings)
+    if found is None:
+        raise NoState(f"{topic.full_name(place.kafka.prefix)} no longer has its input, or never had")
+    return found
+
+
+class _Place(NamedTuple):
+    """Where inputs are."""
+
+    kafka: Kafka
+    topic: Topic
+    partition: int
+
+
+def _folded(
+    place: _Place, stage: str, frame: Identity, row: tuple[int, StageState], settings: Settings
+) -> Before | None:
+    """Fold the inputs behind a row up to the frame; None where the frame is not among them."""
+    position, state = row
+    step, params = STAGES[stage].stage.step, STAGES[stage].params_from(settings)
+    origin = "nothing" if position < 0 else f"its changelog's row at input offset {position}"
+    folded, first = 0, -1
+    for offset, given in _inputs(place, frame.asset, position + 1):
+        if given.identity == frame:
+            text = f"{origin}, and {folded} frames" + (f" from input offset {first} on" if folded else "")
+            try:
+                output = step(state, given, params)[1]
+            except Exception as error:  # as the agents: no output
+                return Before(state=state, origin=f"{text}; the step fails: {error!r}", output=None)
+            return Before(state=state, origin=text, output=None if output is None else encode(output))
+        if state.has_applied(given.identity):
+            continue
+        try:
+            state = step(state, given, params)[0]
+        except Exception:  # as the agents: it counts as applied
+            state = state.with_applied(given.identity)
+        folded, first = folded + 1, offset if first < 0 else first
+    return None
+
+
+def _inputs(place: _Place, asset: str, start: int) -> Iterator[tuple[int, Any]]:
+    """Offsets and frames of an asset, in order."""
+    name, key = place.topic.full_name(place.kafka.prefix), asset.encode()
+    low, high = spans_of(place.kafka, name)[place.partition]
+    for batch in read(place.kafka, name, {place.partition: (max(low, start), high)}):
+        for record in batch:
+            if record.key == key:
+                try:
+                    given = decode(record.value or b"")
+                except DecodeError:
+                    continue
+                if isinstance(given, Frame) and given.asset == asset:
+                    yield record.offset, given
+
+
+def _row(side: Side, stage: str, partition: int, frame: Identity) -> tuple[int, StageState] | None:
+    """The newest row of the asset that has not applied the frame; None where there is none."""
+    changelog = next(t for t in CHANGELOGS if t.name == stage)
+    if not side.has(changelog):
+        return None
+    name = changelog.full_name(side.kafka.prefix)
+    found: tuple[int, StageState] | None = None
+    spans = spans_of(side.kafka, name)
+    for batch in read(side.kafka, name, {partition: spans[partition]}, compacted=True) if partition in spans else ():
+        for record in batch:
+            if record.key != frame.asset.encode():
+                continue
+            try:
+                position, state = unpack(record.value or b"")
+            except DecodeError:
+                continue
+            if not state.has_applied(frame) and (found is None or position > found[0]):
+                found = (position, state)
+    return found
