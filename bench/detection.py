@@ -26,6 +26,7 @@ from replay import labels, results
 from replay.labels import Detection
 from replay.page import Plot, Table, page
 from replay.plots import series_plot
+from replay.raw import Raw
 from replay.score import score_run
 from replay.score_tables import number, percent, span
 from replay.scores import Against, Scored
@@ -94,7 +95,7 @@ def play(folder: Path, settings: Settings) -> results.Run:
 def _kept(out: Folder, name: str, folded: Iterator[Any]) -> Iterator[Any]:
     for _, output, _ in folded:
         if name == "estimation":
-            out.readings(output, [output])
+            out.readings(output, [Raw("file", 0, 0, b"", output)])
         elif name == "twin":
             out.state(output)
         yield output

@@ -1,12 +1,11 @@
 """`twin diff A B`: what another limit, noise or model changed, over the same span."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from cli import scoring
-from cli.common import ConfigOption, out
+from cli.common import DEFAULT_RUN_DIR, ConfigOption, RunDirOption, out
 from replay import results
 from replay.diff import diff_runs
 from replay.diff_tables import tables
@@ -15,9 +14,12 @@ from replay.page import Plot, page
 
 
 def diff(
-    first: Annotated[Path, typer.Argument(help="A: folder of a run, as `twin replay` writes it.", metavar="A")],
-    second: Annotated[Path, typer.Argument(help="B: folder of a run over the same span.", metavar="B")],
+    first: Annotated[
+        str, typer.Argument(help="A run's folder, its name (then from its topics), or live.", metavar="A")
+    ],
+    second: Annotated[str, typer.Argument(help="Another over the same span.", metavar="B")],
     config: ConfigOption = None,
+    run_dir: RunDirOption = DEFAULT_RUN_DIR,
     params: scoring.ParamsOption = None,
     truth: scoring.TruthOption = None,
     assets: scoring.AssetsOption = "",
@@ -34,10 +36,12 @@ def diff(
     Errors of both are against the same reference: the truth where --truth has the tag, else a smoother over the
     readings that both accepted, with the noise of the configuration and --params.
     """
-    with scoring.clear_errors():
-        against = scoring.against(scoring.settings_of(config, params), truth, None, "", 0.0, tags)
-        span = scoring.moment(start), scoring.moment(stop)
-        runs = results.load(first, *span), results.load(second, *span)
+    with (
+        scoring.clear_errors(),
+        scoring.opened(first, config, run_dir, start, stop) as a,
+        scoring.opened(second, config, run_dir, start, stop) as b,
+    ):
+        against, runs = scoring.against(scoring.settings_of(config, params), truth, None, "", 0.0, tags), (a, b)
         found = diff_runs(*runs, against, scoring.words(assets), top=top, plots=plots if html is not None else 0)
         lines = said(*runs, found)
         if json_file is not None:

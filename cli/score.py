@@ -1,22 +1,24 @@
 """`twin score`: how good a run was, per tag and per asset, as tables, JSON and a page."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from cli import scoring
-from cli.common import ConfigOption, out
+from cli.common import DEFAULT_RUN_DIR, ConfigOption, RunDirOption, out
+from kernels.settings import kernel_settings
 from replay import results
 from replay.page import Plot, page
+from replay.provenance import params_digest
 from replay.score import score_run
 from replay.score_tables import tables
 from replay.scores import Against, Scored, summary
 
 
 def score(
-    run: Annotated[Path, typer.Argument(help="A run's folder, as `twin replay` writes it.")],
+    run: Annotated[str, typer.Argument(help="A run's folder, its name (then from its topics), or live.")],
     config: ConfigOption = None,
+    run_dir: RunDirOption = DEFAULT_RUN_DIR,
     params: scoring.ParamsOption = None,
     truth: scoring.TruthOption = None,
     labels: scoring.LabelsOption = None,
@@ -35,12 +37,11 @@ def score(
     Errors are against the truth where --truth has the tag, else against a fixed-interval smoother over the accepted
     readings; the smoother takes the noise from the configuration and --params, so give those of the run.
     """
-    with scoring.clear_errors():
-        settings = scoring.settings_of(config, params)
-        against = scoring.against(settings, truth, labels, signals, merge, tags)
-        found = results.load(run, scoring.moment(start), scoring.moment(stop))
+    with scoring.clear_errors(), scoring.opened(run, config, run_dir, start, stop) as found:
+        plant = scoring.plant_of(config, params)
+        against = scoring.against(kernel_settings(plant), truth, labels, signals, merge, tags)
         scored = score_run(found, against, scoring.words(assets), plots if html is not None else 0)
-        lines = said(found, scored)
+        lines = said(found, scored) + scoring.settings_note(found, params_digest(plant))
         if json_file is not None:
             scoring.write_json(json_file, as_json(found, scored, against))
         if html is not None:

@@ -1,29 +1,37 @@
 """What `twin score` and `twin diff` share: their options, the settings a run is judged by, tables on the screen."""
 
 import json
+import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from confluent_kafka import KafkaException
 from pydantic import ValidationError
 from rich.table import Table as RichTable
 
-from cli.common import config_path, one_line_errors, out
+from cli.common import config_path, configuration, one_line_errors, out, use_environment_of
 from kernels.settings import kernel_settings
 from kernels.stage import Settings
-from replay import labels, truth
+from replay import labels, results, truth
+from replay.fetched import fetch
 from replay.figures import plain
 from replay.moments import moment_ns
 from replay.page import Table
 from replay.results import ResultError
 from replay.scores import Against
 from replay.signals import choice
+from replay.source import SourceError
+from runtime.config import Plant
 from runtime.load import ConfigurationError, load, load_changed
 
 #: Rows of a table on the screen; page and JSON have all.
 ROWS_SHOWN = 60
+_KAFKA = (KafkaException, SourceError)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 ParamsOption = Annotated[
     Path | None, typer.Option("--params", help="TOML with keys of the configuration, merged over it.")
@@ -54,8 +62,32 @@ PlotsOption = Annotated[int, typer.Option("--plots", min=0, help="Most tags to p
 @contextmanager
 def clear_errors() -> Iterator[None]:
     """Expected errors of a report end the command in one line."""
-    with one_line_errors(ResultError, ConfigurationError, ValidationError, ValueError, OSError):
+    with one_line_errors(ResultError, ConfigurationError, ValidationError, ValueError, OSError, *_KAFKA):
         yield
+
+
+@contextmanager
+def opened(run: str, config: Path | None, run_dir: Path, start: str | None, stop: str | None) -> Iterator[results.Run]:
+    """A run by its folder, or by its name from its topics; `live`: what ran live. Raises ResultError."""
+    span = moment(start), moment(stop)
+    if Path(run).is_dir():
+        yield results.load(Path(run), *span)
+        return
+    if not _NAME.fullmatch(run):
+        raise ResultError(f"{run}: no such folder, and no name of a run")
+    use_environment_of(run_dir)
+    with tempfile.TemporaryDirectory(prefix="twin-run-") as folder:
+        yield results.load(fetch(configuration(config, "replay").kafka, run, Path(folder)), *span)
+
+
+def settings_note(run: results.Run, settings_digest: str) -> list[str]:
+    """A warning where a run was made with other settings than those it is judged by."""
+    own = run.provenance.get("params")
+    if own is None or own == settings_digest:
+        return []
+    return [
+        f"note: run {run.name} was made with other settings than those given here; its noise and windows may differ"
+    ]
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -68,10 +100,15 @@ def moment(text: str | None) -> int | None:
     return None if text is None else moment_ns(text)
 
 
-def settings_of(config: Path | None, params: Path | None) -> Settings:
-    """Settings of the configuration with `params` merged over it. Raises ConfigurationError."""
+def plant_of(config: Path | None, params: Path | None) -> Plant:
+    """The configuration with `params` merged over it. Raises ConfigurationError."""
     path = config_path(config)
-    return kernel_settings(load(path) if params is None else load_changed(path, params))
+    return load(path) if params is None else load_changed(path, params)
+
+
+def settings_of(config: Path | None, params: Path | None) -> Settings:
+    """The same as the kernels take it. Raises ConfigurationError."""
+    return kernel_settings(plant_of(config, params))
 
 
 def against(

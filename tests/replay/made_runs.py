@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from kernels.stage import Settings, fold
 from kernels.stages import STAGES
+from replay.raw import Raw
 from replay.tables import Folder
 from runtime.config import Plant
 from schemas.frames import EstimateFrame, Frame
@@ -61,7 +62,7 @@ def write(folder: Path, by_asset: Mapping[str, Sequence[Frame]], chosen: Setting
     for partition, (asset, raw) in enumerate(by_asset.items()):
         out = Folder(folder, partition)
         for estimates, state in results(asset, raw, chosen):
-            out.readings(estimates, [estimates])
+            out.readings(estimates, [Raw("made", partition, 0, b"", estimates)])
             out.state(state)
         out.close()
     (folder / "run.json").write_text(json.dumps({"name": folder.name, **provenance}), "utf-8")
