@@ -6,6 +6,7 @@ May not know: how scores are shown.
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -97,22 +98,16 @@ def _tag(
         latency_ms=spread(latency_ms(rows)),
         detection=_detection({tag: signalled}, windows, time_ns, against),
     )
-    plotted = Series(
-        asset=run.asset,
-        tag=tag,
-        unit=unit,
-        time_ns=time_ns,
-        value=_floats(rows, "value"),
-        estimate=_floats(rows, "estimate"),
-        std=_floats(rows, "std"),
-        reference=truth,
-        nis=_floats(rows, "nis"),
-        flagged=flagged,
-        model_time_ns=model.time_ns,
-        model=model.value,
-        windows=windows,
-    )
+    plotted = _series(found, rows, time_ns=time_ns, reference=truth, flagged=flagged, model=model, windows=windows)
     return found, plotted, signalled
+
+
+def _series(of: TagScore, rows: pd.DataFrame, *, model: Line, **more: Any) -> Series:
+    """What a plot of the tag needs."""
+    columns: dict[str, Any] = {name: _floats(rows, name) for name in ("value", "estimate", "std", "nis")}
+    return Series(
+        asset=of.asset, tag=of.tag, unit=of.unit, model_time_ns=model.time_ns, model=model.value, **columns, **more
+    )
 
 
 def reference(rows: pd.DataFrame, known: Line | None, settings: Floats) -> tuple[str, Line, float]:
