@@ -29,6 +29,7 @@ COMMANDS = {
     "compare": "cli.compare:compare",
     "diff": "cli.diff:diff",
     "archive": "cli.archive:archive",
+    "fit": "cli.fit:fit",
     "browse": "cli.browse:browse",
     "connector": "cli.connector:app",
     "agent": "cli.agent:agent",

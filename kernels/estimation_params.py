@@ -57,7 +57,7 @@ def noise_of(settings: Mapping[str, Any], tag: str, unit: str) -> float | None:
     """Variance of a reading's noise in `unit`²; None where neither configuration nor kind and unit tell."""
     stated = settings["estimation"]["measurement_noise"]
     if stated is not None:
-        return float(stated) * _square_scale(settings["unit"] or unit, unit)
+        return float(stated) * square_scale(settings["unit"] or unit, unit)
     kind, target = settings["kind"] or kind_of(tag), unit_of(unit)
     if target is None or target.kind != kind:
         return None
@@ -71,7 +71,7 @@ def filter_settings(settings: Mapping[str, Any], tag: str, unit: str) -> list[fl
     """
     tests: Mapping[str, Any] = settings["estimation"]
     unit = unit or settings["unit"] or ""
-    square = _square_scale(settings["unit"] or unit, unit)
+    square = square_scale(settings["unit"] or unit, unit)
     noise = noise_of(settings, tag, unit)
     r = UNKNOWN_NOISE if noise is None else noise
     q, p, gate = tests["process_noise"], tests["initial_variance"], tests["gate_nis"]
@@ -90,7 +90,7 @@ def filter_settings(settings: Mapping[str, Any], tag: str, unit: str) -> list[fl
     return row
 
 
-def _square_scale(source: str, target: str) -> float:
+def square_scale(source: str, target: str) -> float:
     """Factor of a variance from one unit to another; 1 where the units cannot be compared."""
     a, b = unit_of(source), unit_of(target)
     return 1.0 if a is None or b is None or a.kind != b.kind else (a.factor / b.factor) ** 2

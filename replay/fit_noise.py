@@ -36,15 +36,18 @@ FLAT = 0.01
 #: Shares q/r that are looked at before the search, so that it ends in the highest of several maxima.
 GRID = 60
 ROUNDS_MAX = 6
+#: The gate where the filter has none: one in two million readings lies beyond it by chance.
+GATE = 25.0
 #: Noise is sought up to so many times and down to the same part of what the grid's best gives; as logarithms.
 REACH = math.log(1e8)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class NoiseFit:
     """What was found for one tag, variances in the reading's unit squared (`process`: per s³ for white acceleration).
 
-    `readings`: densities in the likelihood. `left_out`: readings beyond the gate. `evaluations`: of the likelihood.
+    `readings`: densities in the likelihood. `evaluations`: of the likelihood. `out`: which of the readings given were
+    left out since they are beyond the gate; `left_out`: how many.
     `nis_before`, `nis_after`: mean NIS of the same readings; 1 where the noise fits.
     """
 
@@ -52,6 +55,7 @@ class NoiseFit:
     measurement: Interval
     readings: int
     left_out: int
+    out: NDArray[np.bool_]
     evaluations: int
     nis_before: float
     nis_after: float
@@ -69,7 +73,7 @@ class Likelihood:
         self.verdict[~fine & (verdict != kalman.OUTSIDE)] = kalman.PREDICT
         self.value = np.where(fine, value - (float(np.median(value[fine])) if fine.any() else 0.0), 0.0)
         self.settings = settings.copy()
-        self.gate = float(settings[kalman.GATE])
+        self.gate = float(settings[kalman.GATE]) if settings[kalman.GATE] > 0.0 else GATE
         self.start_share = start_share
         self.role = np.empty(len(value), np.uint8)
         self.evaluations = 0
@@ -90,8 +94,6 @@ class Likelihood:
 
     def leave_out(self, q: float, r: float) -> int:
         """Takes out what the gate refuses at these variances, restarts where it would; returns how many changed."""
-        if not self.gate > 0.0:
-            return 0
         self.at(q, r, self.gate)
         began = np.flatnonzero(self.role == likelihood.BEGAN)
         gated = self.role == likelihood.GATED
@@ -110,12 +112,10 @@ def fit_noise(verdict: U8, time_ns: I64, value: Floats, settings: Floats, start_
     """
     function = Likelihood(verdict, time_ns, value, settings, start_share)
     before = float(settings[kalman.Q]), float(settings[kalman.R])
-    left_out = 0
+    taken = function.verdict.copy()
     best, low, high = _maximum(function)
     for _ in range(ROUNDS_MAX):
-        changed = function.leave_out(math.exp(best[0]), math.exp(best[1]))
-        left_out += changed
-        if not changed:
+        if not function.leave_out(math.exp(best[0]), math.exp(best[1])):
             break
         best, low, high = _maximum(function)
     top = function.log(*best)
@@ -123,11 +123,13 @@ def fit_noise(verdict: U8, time_ns: I64, value: Floats, settings: Floats, start_
     measurement = _interval(function, best, top, 1, (low[1], high[1]))
     after = function.at(math.exp(best[0]), math.exp(best[1]))
     then = function.at(*before)
+    out = (taken != function.verdict) & (function.verdict == kalman.PREDICT)
     return NoiseFit(
         process=process,
         measurement=measurement,
         readings=after[3],
-        left_out=left_out,
+        left_out=int(np.count_nonzero(out)),
+        out=out,
         evaluations=function.evaluations,
         nis_before=then[2] / then[3],
         nis_after=after[2] / after[3],

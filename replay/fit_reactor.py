@@ -297,6 +297,8 @@ def _notes(found: _Found) -> tuple[str, ...]:
     notes = []
     if found.excess > EXCESS_NOTED:
         notes.append(f"residuals are {found.excess:.2f} times the stated noise: intervals are widened by as much")
+    if found.excess * EXCESS_NOTED < 1.0:
+        notes.append(f"residuals are only {found.excess:.2f} times the stated noise: intervals are wider than need be")
     if found.together > CORRELATION_NOTED:
         notes.append(
             f"neighbouring residuals correlate by {found.together:.2f}, so the model misses something: "
