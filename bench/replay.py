@@ -30,7 +30,6 @@ from schemas.frames import Frame
 from schemas.topics import RAW
 from services.stack import Stack
 
-T0_NS = 1_761_436_800_000_000_000  # 2025-10-26T00:00:00Z
 SECOND_NS = 1_000_000_000
 KINDS = (("temperature", "degC", 80.0), ("pressure", "kPa", 300.0), ("flow_rate", "m3/h", 12.0), ("level", "%", 50.0))
 
@@ -112,25 +111,26 @@ def _fill(kafka: Kafka, arguments: argparse.Namespace) -> None:
     homes = [home_partition(asset.encode(), arguments.partitions) for asset in assets]
     level = np.tile(middle, (arguments.assets, 1))
     begun, seconds = time.monotonic(), round(arguments.hours * 3600)
+    first = time.time_ns() // SECOND_NS - seconds  # not older: Kafka would delete it at once
     for second in range(seconds):
         level += rng.normal(0, 0.01, level.shape)
         values = level + rng.normal(0, 0.1, level.shape)
         for asset, home, row in zip(assets, homes, values, strict=True):
-            data = encode(_frame(asset, names, second, row))
-            at_ms = T0_NS // 10**6 + second * 1000
+            data = encode(_frame(asset, names, second, (first + second) * SECOND_NS, row))
+            at_ms = (first + second) * 1000
             _send(producer, topic=topic, asset=asset, data=data, partition=home, at_ms=at_ms)
     assert producer.flush(120) == 0
     count = seconds * arguments.assets * arguments.tags
     print(f"{count:,} readings in {seconds * arguments.assets:,} frames made in {time.monotonic() - begun:.0f} s")
 
 
-def _frame(asset: str, names: list[tuple[str, str]], second: int, values: np.ndarray) -> Frame:
-    n, now_ns = len(values), T0_NS + second * SECOND_NS
+def _frame(asset: str, names: list[tuple[str, str]], seq: int, now_ns: int, values: np.ndarray) -> Frame:
+    n = len(values)
     return Frame(
         asset=asset,
         source="bench",
         epoch=1,
-        seq=second,
+        seq=seq,
         time_ns=now_ns + 60_000_000,
         tags=tuple(tag for tag, _ in names),
         units=tuple(unit for _, unit in names),
