@@ -74,7 +74,7 @@ def replay(
         with _bar() as watch:
             result = run_replay(request, watch)
     out.print(summary(result))
-    for note in result.provenance.notes if result.provenance else ():
+    for note in result.notes:
         out.print(f"note: {note}", highlight=False, markup=False)
 
 

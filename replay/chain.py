@@ -59,6 +59,10 @@ class Chain:
             elif lane.readings >= self._wide:
                 yield from lane.close()
 
+    def ahead(self) -> list[str]:
+        """Assets of which a later stage has applied what the one before it has not: results would be missing."""
+        return sorted(asset for asset, lane in self.lanes.items() if lane.ahead())
+
     def close(self) -> Iterator[Folded]:
         """Fold what still waits to be joined."""
         for lane in self.lanes.values():

@@ -63,6 +63,11 @@ class Folded:
     applied: bool = False
 
 
+def within(applied: Mapping[tuple[str, int], int], other: Mapping[tuple[str, int], int]) -> bool:
+    """Whether all frames that are applied here, by source and epoch, are so there."""
+    return all(seq <= other.get(place, -1) for place, seq in applied.items())
+
+
 class Lane:
     """The states of one asset after each stage, and frames that wait to be joined."""
 
@@ -110,6 +115,11 @@ class Lane:
             _keep(found, number, frame)
         self._settle()
         return found
+
+    def ahead(self) -> bool:
+        """Whether a later stage has applied a frame that the stage before it has not."""
+        pairs = zip(self.states[1:], self.states, strict=False)
+        return any(not within(later.applied, earlier.applied) for later, earlier in pairs)
 
     def _stepped(self, number: int, frame: Frame, raw: Raw, found: Folded, encoded: bool) -> Record | None:
         step, state = self._steps[number], self.states[number]

@@ -69,8 +69,9 @@ def loaded(data: bytes) -> Provenance:
 
 
 def params_digest(plant: Plant) -> str:
-    """Digest of all settings that the stages see, defaults included."""
-    plain = plant.model_dump(mode="json", include=set(OF_KERNELS))
+    """Digest of all settings that the stages see, defaults included. The order of patterns counts: later ones win."""
+    plain: dict[str, Any] = plant.model_dump(mode="json", include=set(OF_KERNELS))
+    plain |= {table: list(plain[table].items()) for table in ("tags", "assets")}
     return blake2b(orjson.dumps(plain, option=orjson.OPT_SORT_KEYS), digest_size=DIGEST_BYTES).hexdigest()
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from confluent_kafka import KafkaException
+
 from kernels.settings import kernel_settings
 from kernels.warming import warm_up
 from replay import provenance, workers
@@ -73,6 +75,7 @@ class Result:
     wall_s: float = 0.0
     cpu_s: float = 0.0
     memory_bytes: int = 0
+    notes: list[str] = field(default_factory=list)
 
     @property
     def readings_per_s(self) -> float:
@@ -132,11 +135,23 @@ def replay(request: Request, watch: Callable[[Result], None] = lambda _: None) -
     result.provenance = _provenance(
         request=request, span=span, beginning=beginning, processes=processes, result=result, digests=digests
     )
+    result.notes += result.provenance.notes
     if request.to == "parquet":
         (request.out / request.run / provenance.FILE).write_bytes(result.provenance.as_json())
     if request.to != "none":
-        provenance.publish(kafka, result.provenance)
+        _publish(request, result)
     return result
+
+
+def _publish(request: Request, result: Result) -> None:
+    """Tell of the run in the topic of runs. Whose results are files need not be allowed to write there."""
+    assert result.provenance is not None
+    try:
+        provenance.publish(request.plant.kafka, result.provenance)
+    except KafkaException as error:
+        if request.to == "topics":
+            raise
+        result.notes.append(f"{provenance.runs_topic(request.plant.kafka.prefix)} does not know of this run: {error}")
 
 
 def _run(

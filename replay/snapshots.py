@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
+from replay.lane import within
 from replay.span import Span, reader_settings
 from runtime.changelog import unpack
 from runtime.config import Kafka
@@ -65,11 +66,6 @@ def fitting(rows: Sequence[Sequence[Found]], start: int) -> tuple[Found, ...] | 
         if first is not None:
             return first, middle, last
     return None
-
-
-def within(applied: Applied, other: Applied) -> bool:
-    """Whether all frames that are applied here are so there."""
-    return all(seq <= other.get(place, -1) for place, seq in applied.items())
 
 
 def _snapshot(

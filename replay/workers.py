@@ -162,6 +162,10 @@ class _Worker:
                 pass
         for _ in chain.close():
             pass
+        if states and (ahead := chain.ahead()):
+            raise SourceError(
+                f"the live state of {ahead[0]} ({len(ahead)} assets) has frames of after T0: clocks differ"
+            )
         digests = Digests(wide=bool(plan.wide))
         self._writer.begin(task.partition)
         for batch in self._read(task.partition, task.start, task.end):

@@ -145,6 +145,15 @@ def test_a_beat_is_not_passed_over() -> None:
     ]
 
 
+def test_states_that_do_not_fit_are_seen() -> None:
+    """A chain whose twin is ahead of its validation says so: the frames between would have no results."""
+    sent = frames([Reading(source_ns=1_761_474_600_000_000_000 + i * 10**9) for i in range(9)], [True] * 9)
+    early, late = (states_of(fed(map(record, sent[:n]))[0]) for n in (5, 9))
+    for states, ahead in ((late, []), ([early[0], late[1], late[2]], ["R101"]), ([late[0], early[1], early[2]], [])):
+        chain = Chain(STEPS, topic="twin.raw", partitions=PARTITIONS, states={"R101": states})
+        assert chain.ahead() == ahead
+
+
 @pytest.mark.parametrize("wide", [0, 4096])
 def test_what_cannot_be_taken_is_rejected_with_its_place(wide: int) -> None:
     """Garbage, a wrong key and a wrong partition are rejected with topic, partition and offset; all else goes on."""
