@@ -4,13 +4,17 @@
 
 Plays NAB and Tennessee Eastman files through validation, estimation and twin, without services, and scores them: NAB
 against its labels, the faults against their start row (161), the normal file for false alarms; of Tennessee Eastman the
-reactor's five tags. `--params`: settings to
-merge over `plant/datasets.toml`, as `twin fit` writes them.
+reactor's five tags. `--params`: settings to merge over `plant/datasets.toml`, as `twin fit` writes them from the run
+that `--keep` leaves; what it finds on the normal file (TE00) holds for all of Tennessee Eastman.
+
+    .venv/bin/python -m bench.detection --keep runs/files
+    .venv/bin/twin fit runs/files -c plant/datasets.toml --assets TE00 --tags 'xmeas_*,xmv_10' --out found.toml
 """
 
 import argparse
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +52,7 @@ WAYS: tuple[tuple[str, ...], ...] = (
     ("drift", "nis_gate", "zscore", "spike"),
 )  # fmt: skip
 ROWS_PER_FRAME = 20
+NORMAL = "TE00"
 
 
 def main() -> None:
@@ -55,13 +60,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--params", type=Path, default=None, help="settings to merge over plant/datasets.toml")
     parser.add_argument("--merge-h", type=float, default=1.0, help="signals at most so many hours apart are one alarm")
+    parser.add_argument("--keep", type=Path, default=None, help="leave the run in this folder, which must be new")
     parser.add_argument("--tags", action="store_true", help="print a table per way with every tag")
     parser.add_argument("--report", type=Path, default=None, help="write all figures as JSON")
     parser.add_argument("--html", type=Path, default=None, help="write a page with plots")
     arguments = parser.parse_args()
-    settings = scoring.settings_of(CONFIG, arguments.params)
+    settings = shared(scoring.settings_of(CONFIG, arguments.params))
     with tempfile.TemporaryDirectory(prefix="twin-detection-") as folder:
-        run = play(Path(folder), settings)
+        run = play(arguments.keep or Path(folder), settings)
         ways = {way: judged(run, settings, way, arguments.merge_h * 3600.0) for way in WAYS}
     Console(width=150).print(
         f"parameters: {arguments.params or CONFIG.name}; alarms within {arguments.merge_h:g} h are one"
@@ -76,8 +82,19 @@ def main() -> None:
         arguments.html.write_text(drawn(ways[WAYS[-1]], told, str(arguments.params)), "utf-8")
 
 
+def shared(settings: Settings) -> Settings:
+    """The same, but what holds for the normal Tennessee Eastman file holds for those with a fault."""
+
+    def of(asset: str) -> str:
+        return NORMAL if asset.startswith("TE") else asset
+
+    return replace(settings, tag=lambda asset, tag: settings.tag(of(asset), tag))
+
+
 def play(folder: Path, settings: Settings) -> results.Run:
-    """All files through the kernels, as a run in `folder`."""
+    """All files through the kernels, as a run in `folder`. Raises FileExistsError where one is there."""
+    if (folder / "readings").exists():
+        raise FileExistsError(f"{folder}: there is a run already")
     for partition, path in enumerate(FILES):
         data = datasets.load(path)
         out = Folder(folder, partition)

@@ -73,6 +73,8 @@ def alerted(alerts: pd.DataFrame, chosen: Choice) -> pd.DataFrame:
     """Alerts that signal. One of severity info says that something is over, except for `nis_inconsistent`, which
     begins so too: there, what says that the noise fits is over.
     """
+    if not chosen.alerts or alerts.empty:
+        return alerts.iloc[:0]
     kind = alerts["kind"].astype(str)
     over = (alerts["severity"].astype(str) == "info") & (kind != "nis_inconsistent")
     over |= (kind == "nis_inconsistent") & alerts["message"].astype(str).str.contains(" fits ", regex=False)
