@@ -17,8 +17,8 @@ from runtime.config import Kafka
 READ_AT_ONCE = 1000
 WAIT_S = 0.1
 SILENCE_S = 60.0
-#: What may wait in memory, per partition.
-QUEUE_KB = 16 * 1024
+#: What may wait in memory, of all partitions.
+QUEUE_KB = 64 * 1024
 
 #: First offset, and the one behind the last.
 Span = tuple[int, int]
@@ -44,9 +44,8 @@ def read(kafka: Kafka, topic: str, spans: Mapping[int, Span], *, compacted: bool
     Raises LostRecords where one is not there, NoAnswer, KafkaException.
     """
     at = {p: start for p, (start, end) in spans.items() if start < end}
-    with closing(
-        Consumer({**reader_settings(kafka), "check.crcs": True, "queued.max.messages.kbytes": QUEUE_KB})
-    ) as consumer:
+    bounded = {"check.crcs": True, "queued.max.messages.kbytes": max(1024, QUEUE_KB // max(1, len(at)))}
+    with closing(Consumer({**reader_settings(kafka), **bounded})) as consumer:
         consumer.assign([TopicPartition(topic, p, offset) for p, offset in at.items()])
         heard_s = time.monotonic()
         while at:
