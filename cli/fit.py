@@ -9,14 +9,15 @@ from typing import Annotated
 import typer
 
 from cli import scoring
-from cli.common import ConfigOption, config_path, out
+from cli.common import DEFAULT_RUN_DIR, ConfigOption, RunDirOption, config_path, out
+from kernels.settings import kernel_settings
 from kernels.stage import Settings
 from kernels.twin_params import TwinParams
 from replay import fit_file, results
 from replay.fits import AssetsFit, AssetSpan, Fits, TagNoise, fit_asset, reactors
 from replay.interval import Interval
 from replay.page import Table
-from replay.provenance import code_version
+from replay.provenance import code_version, params_digest
 from runtime.load import load_changed
 
 COLUMNS = ("asset", "what", "before", "value", "95 % interval", "unit", "note")
@@ -24,8 +25,9 @@ WORDS = 2
 
 
 def fit(
-    run: Annotated[Path, typer.Argument(help="A run's folder, as `twin replay` writes it.")],
+    run: Annotated[str, typer.Argument(help="A run's folder, its name (then from its topics), or live.")],
     config: ConfigOption = None,
+    run_dir: RunDirOption = DEFAULT_RUN_DIR,
     params: scoring.ParamsOption = None,
     assets: scoring.AssetsOption = "",
     tags: scoring.TagsOption = "",
@@ -42,10 +44,12 @@ def fit(
 
     Give the configuration of the run. What the span does not tell is kept, and a note says so.
     """
-    with scoring.clear_errors():
-        settings = scoring.settings_of(config, params)
-        found = results.load(run, scoring.moment(start), scoring.moment(stop))
+    with scoring.clear_errors(), scoring.opened(run, config, run_dir, start, stop) as found:
+        plant = scoring.plant_of(config, params)
+        settings = kernel_settings(plant)
         fits = fitted(found, settings, scoring.words(assets), scoring.words(tags), noise, reactor, together)
+        for line in scoring.settings_note(found, params_digest(plant)):
+            out.print(line, markup=False)
         scoring.show(table(fits))
         if all(t.fit is None for t in fits.noise) and all(f.fit is None for f in fits.reactors):
             raise results.ResultError("nothing could be fitted; the notes say why")

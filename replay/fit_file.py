@@ -73,7 +73,7 @@ def _empty(super_table: bool) -> Table:
 def _span(fits: Fits) -> str:
     if fits.from_ns is None or fits.to_ns is None:
         return "No readings."
-    return f"Span {_utc(fits.from_ns)} to {_utc(fits.to_ns)}, {fits.readings} readings of the tags below and others."
+    return f"Span {_utc(fits.from_ns)} to {_utc(fits.to_ns)}, {fits.readings} readings."
 
 
 def _utc(time_ns: int) -> str:
