@@ -88,7 +88,8 @@ REJECTED = Topic(
     readers=("operator",),
 )
 CHANGELOGS = tuple(
-    Topic(name=stage, record=StageState, retention_ms=None, writers=(stage,), readers=(stage,)) for stage in _STAGES
+    Topic(name=stage, record=StageState, retention_ms=None, writers=(stage,), readers=(stage, "replay"))
+    for stage in _STAGES
 )
 
 TOPICS = (RAW, VALIDATED, ESTIMATES, STATE, ALERTS, REJECTED, *CHANGELOGS)
