@@ -8,7 +8,11 @@ reactor's five tags. `--params`: settings to merge over `plant/datasets.toml`, a
 that `--keep` leaves; what it finds on the normal file (TE00) holds for all of Tennessee Eastman.
 
     .venv/bin/python -m bench.detection --keep runs/files
-    .venv/bin/twin fit runs/files -c plant/datasets.toml --assets TE00 --tags 'xmeas_*,xmv_10' --out found.toml
+    .venv/bin/twin fit runs/files -c plant/datasets.toml --assets TE00 --no-reactor --out te.toml \\
+        --tags xmeas_07,xmeas_08,xmeas_09,xmeas_21,xmv_10
+    .venv/bin/twin fit runs/files -c plant/datasets.toml --assets NAB --no-reactor --out nab.toml \\
+        --to 2013-12-10T06:25:00Z
+    cat te.toml nab.toml > found.toml
 """
 
 import argparse

@@ -127,7 +127,8 @@ def verdict(n: int, mean: float, low: float, high: float, rho: float) -> str:
         return "q too small" if slow else "r too small" if fast else "q and r too small"
     if mean < low:
         return "r too large" if slow else "q too large" if fast else "q and r too large"
-    return "q too small, r too large" if slow else "q too large, r too small" if fast else "fits"
+    # also after a fit: then the tag does not move as the filter supposes, and no noise can make up for it
+    return "mean fits, follows too slowly" if slow else "mean fits, follows too fast" if fast else "fits"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

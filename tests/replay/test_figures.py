@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import chi2
 
 from kernels import kalman
-from replay.figures import NIS_95, Consistency, consistency, errors, plain, spread
+from replay.figures import NIS_95, Consistency, consistency, errors, plain, spread, verdict
 
 
 def test_errors_are_those_of_the_formulas() -> None:
@@ -47,7 +47,7 @@ def _judged(q_true: float, r_true: float, q: float, r: float, n: int = 6000) -> 
 
 
 @pytest.mark.parametrize(
-    ("q", "r", "verdict"),
+    ("q", "r", "said"),
     [
         (0.02, 1.0, "fits"),
         (0.0005, 1.0, "q too small"),
@@ -58,9 +58,16 @@ def _judged(q_true: float, r_true: float, q: float, r: float, n: int = 6000) -> 
         (0.2, 10.0, "q and r too large"),
     ],
 )
-def test_verdict_names_the_noise_that_is_set_wrong(q: float, r: float, verdict: str) -> None:
+def test_verdict_names_the_noise_that_is_set_wrong(q: float, r: float, said: str) -> None:
     """On series made with q = 0.02 and r = 1, for each of the two set wrong, alone and together."""
-    assert _judged(0.02, 1.0, q, r).verdict == verdict
+    assert _judged(0.02, 1.0, q, r).verdict == said
+
+
+@pytest.mark.parametrize(("rho", "word"), [(0.2, "too slowly"), (-0.2, "too fast"), (0.0, "fits")])
+def test_innovations_that_correlate_are_told_where_the_mean_fits(rho: float, word: str) -> None:
+    """No noise is called wrong then: after a fit it is the motion that the filter supposes."""
+    assert verdict(1000, 1.0, 0.9, 1.1, rho).endswith(word)
+    assert verdict(24, 1.0, 0.9, 1.1, rho) == "not evaluated"
 
 
 def test_windows_of_a_fitting_filter_are_mostly_within_their_bounds() -> None:
