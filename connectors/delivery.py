@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 
 PART = "kafka"
 LOOP = "Kafka thread"
+TENDING = "thread that renews the Kafka client and keeps the spool"
 QUEUE_KBYTES = 128 * 1024  # records in memory
 POLL_S = 0.1
 TICK_S = 0.2
@@ -128,6 +129,7 @@ class Delivery:
         for thread in self._threads:
             thread.join(STOP_S)
         self._health.rest(LOOP)
+        self._health.rest(TENDING)
         if self._keeper is not None:
             self._keeper.close()
         if not everything:
@@ -286,6 +288,7 @@ class Delivery:
             self._health.ill(PART, f"no confirmation for {SILENCE_S:.0f} s")
 
     def _tend(self) -> None:
+        self._health.beat(TENDING)
         self._renew()
         if self._keeper is not None:
             self._keeper.tend()

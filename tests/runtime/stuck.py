@@ -1,7 +1,8 @@
 """Makes a loop of this process really stick, from outside the product: STUCK=<where>:<how> in the environment.
 
 Where: `take` (an agent's n-th record: `take@5`), `wait` (the same, but the loop goes on and only the record waits),
-`recovery`, `revoked` (a rebalance hangs on this process), `mqtt`, `opcua`, `kafka` (the Kafka thread's callback).
+`recovery`, `revoked` (a rebalance hangs on this process), `mqtt`, `opcua`, `kafka` (the Kafka thread's callback),
+`tend` (the thread beside it).
 How: `sleep` (time.sleep in the loop), `busy` (a C function that keeps the interpreter's lock), `dead` (SystemExit).
 A file named by STUCK_UNTIL must not exist, else nothing sticks: the process started next works.
 """
@@ -40,6 +41,7 @@ def patch() -> None:
         "mqtt": lambda: _mqtt(how),
         "opcua": lambda: _opcua(how),
         "kafka": lambda: _kafka(how),
+        "tend": lambda: _tend(how),
     }[where]()
 
 
@@ -124,6 +126,19 @@ def _kafka(how: str) -> None:
         real(self, *what)
 
     Client._report = report  # type: ignore[method-assign]
+
+
+def _tend(how: str) -> None:
+    from connectors.delivery import Delivery
+
+    real, passed = Delivery._renew, itertools.count(1)
+
+    def renew(self: Delivery) -> None:
+        if next(passed) == 20:
+            stick(how)
+        real(self)
+
+    Delivery._renew = renew  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -154,13 +154,14 @@ def test_an_assignment_that_never_ends(kafka: str, tmp_path: Path, started: list
 def test_connectors_that_stick_end_and_the_next_goes_on(
     kafka: str, mqtt_broker: Mosquitto, tmp_path: Path, started: list[Stuck]
 ) -> None:
-    """An MQTT connector whose loop sleeps or is kept busy in C, whose Kafka thread sleeps or dies, leaves with 75 in
-    time; the next one delivers every message. An OPC UA connector whose event loop sleeps does, too."""
+    """An MQTT connector whose loop sleeps or is kept busy in C, one of whose Kafka threads sleeps or dies, leaves
+    with 75 in time; the next one delivers every message. An OPC UA connector whose event loop sleeps does, too."""
     cases = {
         "mqtt:sleep": "the main loop has been stuck for",
         "mqtt:busy": "in stick",
         "kafka:sleep": "the Kafka thread has been stuck for",
         "kafka:dead": "the Kafka thread failed: SystemExit",
+        "tend:sleep": "the thread that renews the Kafka client and keeps the spool has been stuck for",
     }
     benches = []
     for n, how in enumerate(cases):

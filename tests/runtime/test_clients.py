@@ -1,0 +1,71 @@
+"""The Kafka client that is locked, and a broker that goes and comes back."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from confluent_kafka import KafkaException, Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from services.kafka import Kafka
+
+pytestmark = pytest.mark.services
+CLIENTS = 30
+RESTARTS = 3
+BACK_S = 45.0
+
+
+class Busy:
+    """A producer that asks for metadata all the time, so that it asks while the broker is about to leave."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self.confirmed = 0
+        self._stopping = False
+        settings = {"bootstrap.servers": bootstrap, "enable.idempotence": True, "message.timeout.ms": 0}
+        self._producer = Producer({**settings, "reconnect.backoff.max.ms": 1000})
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._producer.produce("t", b"x", partition=0, on_delivery=self._delivered)
+            self._producer.poll(0.02)
+            try:
+                self._producer.list_topics("t", timeout=0.3)
+            except KafkaException:
+                time.sleep(0.01)
+
+    def _delivered(self, error: object, _message: object) -> None:
+        self.confirmed += error is None
+
+    def stop(self) -> None:
+        """End the thread, and give up what is not sent."""
+        self._stopping = True
+        self._thread.join(5)
+        self._producer.purge()
+
+
+def test_every_client_comes_back_after_a_clean_restart(tmp_path: Path) -> None:
+    """No client forgets its broker when the last answer before a shutdown names none (docs/decisions/0013)."""
+    broker = Kafka(tmp_path / "kafka", tmp_path / "kafka.log")
+    broker.start()
+    broker.wait_ready(60)
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    admin.create_topics([NewTopic("t", 1)])["t"].result(30)
+    clients = [Busy(broker.bootstrap) for _ in range(CLIENTS)]
+    try:
+        for _ in range(RESTARTS):
+            time.sleep(1)
+            broker.stop()
+            broker.start()
+            broker.wait_ready(60)
+            before = [client.confirmed for client in clients]
+            end_s = time.monotonic() + BACK_S
+            while any(c.confirmed == n for c, n in zip(clients, before, strict=True)) and time.monotonic() < end_s:
+                time.sleep(0.1)
+            assert all(c.confirmed > n for c, n in zip(clients, before, strict=True))
+    finally:
+        for client in clients:
+            client.stop()
+        broker.stop()
