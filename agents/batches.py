@@ -7,7 +7,7 @@ but not Faust.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agents.fold import FailPoint
 from agents.outbox import Receipts
@@ -54,6 +54,8 @@ class Batches:
         prefix = process.plant.kafka.prefix
         self._batch_max = process.plant.sink.batch_frames
         self._topic_of = {topic.full_name(prefix): topic for topic in process.sources}
+        configured = process.plant.kafka.configured_prefix
+        self._at_work = {topic.full_name(configured): topic.full_name(prefix) for topic in process.sources}
         self._gathered: list[Received] = []
         self._handled: dict[Partition, int] = {}
         self._term = 0
@@ -141,6 +143,10 @@ class Batches:
         await self._process.outbox.send(receipts, self._name(topic), key, encode(record), home)
         await receipts.wait()
 
+    def placed(self, rejected: Rejected) -> Rejected:
+        """With its topic, which the function knows by its configured name, as it is at work."""
+        return replace(rejected, topic=self._at_work.get(rejected.topic, rejected.topic))
+
     def heartbeat(self) -> None:
         """See `heartbeat`."""
         self._process.watchdog.heartbeat()
@@ -148,7 +154,7 @@ class Batches:
 
 async def reject(rejected: Rejected) -> None:
     """Send to the topic of rejected records; returns when Kafka has it. Only inside a `Handle`."""
-    await _running().send(REJECTED_TOPIC, rejected.fitting())
+    await _running().send(REJECTED_TOPIC, _running().placed(rejected).fitting())
     REJECTED.inc()
 
 

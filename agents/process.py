@@ -16,6 +16,7 @@ from agents.ownership import Ownership, Partition, Positions
 from agents.reader import Reader
 from runtime.config import Kafka, Plant
 from runtime.exit_codes import BAD_CONFIGURATION, OK
+from runtime.generations import PlanError, at_work
 from runtime.health import HEALTH, times
 from runtime.kafka import TopicMismatch, TopicsMissing, client_settings, create_topics, topics_of
 from runtime.metrics import LAST_COMMIT_TIME, LAST_READING_TIME, LOST_FRAMES, RETRIES, STANDSTILL
@@ -89,11 +90,13 @@ class Process:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ending.set)
         try:
-            if not await _topics_exist(self.plant.kafka, topics_of(self.name), self._ending):
+            kafka = await _topics_exist(self.plant.kafka, topics_of(self.name), self._ending)
+            if kafka is None:
                 return OK
-        except TopicMismatch as error:
+        except (TopicMismatch, PlanError) as error:
             log.critical("%s", error)
             return BAD_CONFIGURATION
+        self.plant = self.plant.model_copy(update={"kafka": kafka})
         self._build()
         running = [asyncio.create_task(work()) for work in (self._start, self._beat, self._save_regularly)]
         ending = asyncio.create_task(self._ending.wait())
@@ -273,15 +276,17 @@ def _log_ends(kafka: Kafka, group: str, tps: Mapping[Partition, int]) -> dict[Pa
         client.close()
 
 
-async def _topics_exist(kafka: Kafka, topics: tuple[Topic, ...], ending: asyncio.Event) -> bool:
-    """Wait for Kafka and for our topics, as long as it takes. False: the process was told to end meanwhile.
+async def _topics_exist(kafka: Kafka, topics: tuple[Topic, ...], ending: asyncio.Event) -> Kafka | None:
+    """Wait for Kafka and for our topics, as long as it takes, and give the configuration for those that are at work.
+    None: the process was told to end meanwhile.
 
     Where this user may create topics, as everybody may on an open Kafka, what is missing is made.
     """
     delay_s = 0.2
     while not ending.is_set():
         try:
-            await asyncio.to_thread(create_topics, kafka, topics, timeout_s=ANSWER_S)
+            found = await asyncio.to_thread(at_work, kafka, ANSWER_S)
+            await asyncio.to_thread(create_topics, found, topics, timeout_s=ANSWER_S)
         except (KafkaException, TopicsMissing, OSError) as error:  # OSError: a password file that cannot be read
             said = error.args[-1] if isinstance(error, KafkaException) else error
             HEALTH.ill(PART, f"{kafka.address}: {said.str() if isinstance(said, KafkaError) else said}")
@@ -291,5 +296,5 @@ async def _topics_exist(kafka: Kafka, topics: tuple[Topic, ...], ending: asyncio
             delay_s = min(2 * delay_s, LONGEST_RETRY_S)
         else:
             HEALTH.well(PART)
-            return True
-    return False
+            return found
+    return None

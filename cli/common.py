@@ -14,6 +14,7 @@ from rich.console import Console
 
 from runtime import exit_codes
 from runtime.config import Plant
+from runtime.generations import at_work
 from runtime.load import ConfigurationError, load
 
 ConfigOption = Annotated[
@@ -51,6 +52,14 @@ def configuration(path: Path | None, role: str | None = "viewer") -> Plant:
             err.print(problem, style="red", markup=False, soft_wrap=True)
         raise typer.Exit(exit_codes.BAD_CONFIGURATION) from error
     return found if role is None else found.as_role(role)
+
+
+def on_topics_at_work(plant: Plant) -> Plant:
+    """The configuration for the topics that are at work, which after a rescale are not those of the file.
+
+    Raises KafkaException, PlanError.
+    """
+    return plant.model_copy(update={"kafka": at_work(plant.kafka)})
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from rich.live import Live
 from audit.compare import Report, compare
 from audit.store import Database, StoreError
 from cli import lag
-from cli.common import configuration, err, one_line_errors, out, use_environment_of, watermarks
+from cli.common import configuration, err, on_topics_at_work, one_line_errors, out, use_environment_of, watermarks
 from cli.live import Reader, view
 from cli.local import begin
 from cli.processes import processes, twin_command
@@ -67,6 +67,7 @@ def demo(
 def _run(plant: Plant, config: Path, run_dir: Path, seconds: float | None) -> dict[str, Any]:
     journal = run_dir / "journal.jsonl"
     pids = _pids(plant, run_dir)
+    plant = on_topics_at_work(plant)
     cpu_before, began = _cpu_s(pids), time.monotonic()
     with (run_dir / "logs" / "plant.log").open("wb") as log:
         arguments = ["--run-dir", str(run_dir), "--config", str(config), "--journal", str(journal)]

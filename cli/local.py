@@ -1,6 +1,7 @@
 """`twin up|down|status|env`: the whole system on one machine, under a supervisor."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from cli.common import (
     config_path,
     configuration,
     err,
+    on_topics_at_work,
     one_line_errors,
     out,
     use_environment_of,
@@ -84,6 +86,8 @@ def status(
     """Show each process with state, lag in frames and rate in readings per second."""
     plant = configuration(config)
     use_environment_of(run_dir)
+    with suppress(KafkaException):  # where Kafka is away, lags are not known anyway
+        plant = on_topics_at_work(plant)
     with one_line_errors(ServiceError, KafkaException):
         rows = lag.snapshot(run_dir, plant.kafka)
         if as_json:

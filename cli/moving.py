@@ -44,46 +44,33 @@ def move(old: Kafka, new: Kafka) -> dict[str, int]:
         raise MoveError(f"there are no topics {old.prefix}.* at {old.address}")
     _refuse_while_working(admin, old)
     create_topics(new)
-    consumer = Consumer(
-        {
-            **client_settings(old),
-            "group.id": "unused",
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-            "fetch.message.max.bytes": MAX_RECORD_BYTES,
-        }
-    )
-    with closing(consumer), closing(_Sender(new)) as sender:
+    consumer = history_reader(old)
+    with closing(consumer), closing(Sender(new)) as sender:
         for topic in TOPICS:
             name = topic.full_name(new.prefix)
             if any(low < high for low, high in (watermarks(consumer, name, p) for p in range(new.partitions))):
                 raise MoveError(f"{name} is not empty: use a kafka.prefix that is new")
-        before = {topic: _all_ends(consumer, topic, old, count) for topic, count in there.items()}
+        before = {topic: all_ends(consumer, topic, old, count) for topic, count in there.items()}
         for topic, count in there.items():
             if topic in CHANGELOGS:
-                _move_states(topic, old, count, sender)
+                move_states(topic, old, count, sender)
             else:
                 name = topic.full_name(old.prefix)
                 kept = {Place(name, p): watermarks(consumer, name, p)[0] for p in range(count)}
-                done = _acknowledged(admin, topic, old, kept)
-                for key, value in _records(consumer, kept, done):
-                    sender.send(topic, key, value)
-                sender.finish()
-                _acknowledge(topic, new, _all_ends(consumer, topic, new, new.partitions))
-                for key, value in _records(consumer, done, before[topic]):
-                    sender.send(topic, key, value)
+                done = acknowledged(admin, topic, old, kept)
+                copy_history(consumer, sender, topic, kept, done, before[topic])
         moved = sender.finish()
-        grown = [t.name for t, count in there.items() if _all_ends(consumer, t, old, count) != before[t]]
+        grown = [t.name for t, count in there.items() if all_ends(consumer, t, old, count) != before[t]]
     if grown:
         raise MoveError(f"{', '.join(grown)}: something was still writing; stop it and use another new kafka.prefix")
     return moved
 
 
-class _Sender:
-    """Writes to the new topics, each record to its key's home."""
+class Sender:
+    """Writes to the topics of `kafka`, each record to its key's home."""
 
     def __init__(self, kafka: Kafka) -> None:
-        self._kafka = kafka
+        self.kafka = kafka
         self._failed: list[str] = []
         self._moved = {topic.full_name(kafka.prefix): 0 for topic in TOPICS}
         self._producer = Producer(
@@ -96,12 +83,13 @@ class _Sender:
             }
         )
 
-    def send(self, topic: Topic, key: bytes, value: bytes) -> None:
-        """Hand over; waits while the queue is full."""
-        name, partition = topic.full_name(self._kafka.prefix), home_partition(key, self._kafka.partitions)
+    def send(self, topic: Topic, key: bytes, value: bytes, time_ms: int = 0) -> None:
+        """Hand over, with the record's time (ms since 1970, 0: now); waits while the queue is full."""
+        kafka = self.kafka
+        name, partition = topic.full_name(kafka.prefix), home_partition(key, kafka.partitions)
         while True:
             try:
-                self._producer.produce(name, value, key, partition, on_delivery=self._delivered)
+                self._producer.produce(name, value, key, partition, on_delivery=self._delivered, timestamp=time_ms)
             except BufferError:
                 self._producer.poll(0.1)
             else:
@@ -134,7 +122,38 @@ def _refuse_while_working(admin: AdminClient, old: Kafka) -> None:
             raise MoveError(f"{group} still works, or ended seconds ago: stop everything (`twin down`), then try again")
 
 
-def _move_states(topic: Topic, old: Kafka, count: int, sender: _Sender) -> None:
+def history_reader(kafka: Kafka) -> Consumer:
+    """A client that reads topics from offset to offset and joins no group."""
+    return Consumer(
+        {
+            **client_settings(kafka),
+            "group.id": "unused",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "fetch.message.max.bytes": MAX_RECORD_BYTES,
+        }
+    )
+
+
+def copy_history(
+    consumer: Consumer,
+    sender: Sender,
+    topic: Topic,
+    kept: dict[Place, int],
+    done: dict[Place, int],
+    ends: dict[Place, int],
+) -> None:
+    """Copy from `kept` to before `ends`; the new groups begin behind what lies before `done`. Raises MoveError."""
+    for key, value, time_ms in _records(consumer, kept, done):
+        sender.send(topic, key, value, time_ms)
+    sender.finish()
+    _acknowledge(topic, sender.kafka, all_ends(consumer, topic, sender.kafka, sender.kafka.partitions))
+    for key, value, time_ms in _records(consumer, done, ends):
+        sender.send(topic, key, value, time_ms)
+
+
+def move_states(topic: Topic, old: Kafka, count: int, sender: Sender) -> None:
+    """Write every state of a changelog to where it lives in the new one."""
     found = recover(old, topic.full_name(old.prefix), range(count), lambda read: None)
     for key, data in found.rows.items():
         sender.send(topic, key, pack(Row(-1, unpack(data).state)))  # nothing of the new topic is applied yet
@@ -144,7 +163,7 @@ def _readers(topic: Topic) -> list[str]:
     return [stage for stage, topics in INPUTS.items() if topic in topics]
 
 
-def _acknowledged(admin: AdminClient, topic: Topic, old: Kafka, kept: dict[Place, int]) -> dict[Place, int]:
+def acknowledged(admin: AdminClient, topic: Topic, old: Kafka, kept: dict[Place, int]) -> dict[Place, int]:
     """Per partition, the first offset that not every stage has acknowledged; of a topic that no stage reads, any."""
     least: dict[int, int] = {}
     for stage in _readers(topic):
@@ -165,8 +184,10 @@ def _acknowledge(topic: Topic, new: Kafka, ends: dict[Place, int]) -> None:
                     raise MoveError(f"{place.topic}: {place.error.str()}; use another new kafka.prefix")
 
 
-def _records(consumer: Consumer, starts: dict[Place, int], ends: dict[Place, int]) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values from the starts to before the ends, in order per partition. Raises MoveError."""
+def _records(
+    consumer: Consumer, starts: dict[Place, int], ends: dict[Place, int]
+) -> Iterator[tuple[bytes, bytes, int]]:
+    """Keys, values and times from the starts to before the ends, in order per partition. Raises MoveError."""
     end_of = {place.partition: end for place, end in ends.items() if starts[place] < end}
     if not end_of:
         return
@@ -183,12 +204,13 @@ def _records(consumer: Consumer, starts: dict[Place, int], ends: dict[Place, int
             end_of.pop(partition, None)
         elif partition in end_of:
             if message.offset() < end_of[partition]:
-                yield message.key() or b"", message.value() or b""
+                yield message.key() or b"", message.value() or b"", message.timestamp()[1]
             if message.offset() + 1 >= end_of[partition]:
                 del end_of[partition]
     consumer.unassign()
 
 
-def _all_ends(consumer: Consumer, topic: Topic, old: Kafka, count: int) -> dict[Place, int]:
+def all_ends(consumer: Consumer, topic: Topic, old: Kafka, count: int) -> dict[Place, int]:
+    """Where each partition of a topic ends."""
     name = topic.full_name(old.prefix)
     return {Place(name, p): watermarks(consumer, name, p)[1] for p in range(count)}

@@ -20,6 +20,7 @@ from cli.common import (
     RunDirOption,
     configuration,
     err,
+    on_topics_at_work,
     one_line_errors,
     out,
     use_environment_of,
@@ -30,6 +31,7 @@ from queries.influxql import QueryError
 from queries.moments import moment_ns
 from runtime import exit_codes
 from runtime.config import Kafka, Plant
+from runtime.generations import PlanError
 from schemas.codec import DecodeError, decode
 from schemas.records import Rejected
 
@@ -159,7 +161,8 @@ def place_of(text: str) -> Place:
 def _opened(config: Any, run_dir: Any, role: str = "viewer") -> Iterator[tuple[Plant, RejectedLog]]:
     use_environment_of(run_dir)
     plant = configuration(config, role)
-    with one_line_errors(UsageError, QueryError, KafkaException):
+    with one_line_errors(UsageError, QueryError, KafkaException, PlanError):
+        plant = on_topics_at_work(plant)
         yield plant, _read(plant.kafka)
 
 

@@ -16,11 +16,13 @@ from cli.common import (
     ConfigOption,
     RunDirOption,
     configuration,
+    on_topics_at_work,
     one_line_errors,
     use_environment_of,
     watermarks,
 )
 from runtime.config import Kafka
+from runtime.generations import PlanError
 from runtime.kafka import client_settings
 from schemas.codec import DecodeError, decode
 from schemas.topics import TOPICS
@@ -45,8 +47,8 @@ def tail(
 ) -> None:
     """Show a topic decoded, one JSON object per line."""
     use_environment_of(run_dir)
-    with one_line_errors(NoSuchTopic, KafkaException):
-        for line in lines(configuration(config).kafka, topic, asset, from_start, seconds):
+    with one_line_errors(NoSuchTopic, KafkaException, PlanError):
+        for line in lines(on_topics_at_work(configuration(config)).kafka, topic, asset, from_start, seconds):
             typer.echo(line)
 
 

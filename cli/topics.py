@@ -18,6 +18,7 @@ from cli.common import (
 )
 from cli.moving import MoveError
 from runtime.changelog import UnreadableRow
+from runtime.generations import PlanError, at_work
 from runtime.kafka import TopicMismatch, TopicsMissing, check_topics, create_topics
 from schemas.topics import DAY_MS, TOPICS
 
@@ -29,7 +30,8 @@ def create(config: ConfigOption = None, run_dir: RunDirOption = DEFAULT_RUN_DIR)
     """Create the topics that are missing; an error where one has another number of partitions."""
     use_environment_of(run_dir)
     kafka = configuration(config, "topics").kafka
-    with one_line_errors(TopicMismatch, TopicsMissing, KafkaException):
+    with one_line_errors(TopicMismatch, TopicsMissing, KafkaException, PlanError):
+        kafka = at_work(kafka)
         made = create_topics(kafka)
     out.print(f"{len(made)} topics created, {len(TOPICS) - len(made)} were there ({kafka.address})", highlight=False)
 
@@ -46,8 +48,8 @@ def move(
     """
     use_environment_of(run_dir)
     kafka = configuration(config, None).kafka
-    with one_line_errors(MoveError, TopicMismatch, KafkaException, UnreadableRow):
-        moved = moving.move(kafka.model_copy(update={"prefix": from_prefix}), kafka)
+    with one_line_errors(MoveError, TopicMismatch, KafkaException, UnreadableRow, PlanError):
+        moved = moving.move(at_work(kafka.model_copy(update={"prefix": from_prefix})), kafka)
     for name, records in moved.items():
         out.print(f"{records:>10} records to {name}", highlight=False)
 
@@ -57,7 +59,8 @@ def show(config: ConfigOption = None, run_dir: RunDirOption = DEFAULT_RUN_DIR) -
     """Show the table of topics, and which of them exist."""
     use_environment_of(run_dir)
     kafka = configuration(config).kafka
-    with one_line_errors(TopicMismatch, KafkaException):
+    with one_line_errors(TopicMismatch, KafkaException, PlanError):
+        kafka = at_work(kafka)
         existing = check_topics(kafka)
     table = Table("topic", "record", "kept", "written by", "read by", "exists")
     for topic in TOPICS:

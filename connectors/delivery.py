@@ -72,10 +72,12 @@ class Delivery:
         self.stage = stage
         self.losses: deque[Gap] = deque()
         self._kafka = kafka
+        self._at_work: Kafka | None = None  # the generation of topics to write to, when it is known
         self._health = health or Health()
         self._raw = RAW_TOPIC.full_name(kafka.prefix)
         self._rejected = REJECTED_TOPIC.full_name(kafka.prefix)
         self._alerts = ALERTS_TOPIC.full_name(kafka.prefix)
+        self._names: dict[str, str] = {}  # topics by their configured names → as they are at work
         self._changed = threading.Condition()
         self._client: Client | None = None
         self._waiting: deque[Record] = deque()  # to hand over to the client, in order
@@ -94,7 +96,7 @@ class Delivery:
         ]
         UNCONFIRMED.set_function(lambda: self._unsafe)
         self._health.describe(PART, self._describe)
-        self._topics = TopicWatch(kafka, self)
+        self._topics = TopicWatch(kafka, self, on_at_work=self._on_at_work)
         for thread in self._threads:
             thread.start()
 
@@ -179,13 +181,16 @@ class Delivery:
 
     def feed(self) -> None:
         """Give the client what it takes."""
-        client = self._client
-        if client is None:
+        client, at_work = self._client, self._at_work
+        if client is None or at_work is None:
             return
         if self._waiting and not client.handed:
             self._progress_s = time.monotonic()
         try:
-            while self._waiting and client.take(self._waiting[0]):
+            while self._waiting:
+                record = self._waiting[0]
+                if not client.take(record, self._names[record.topic], at_work.partitions):
+                    break
                 self._waiting.popleft()
         except Unusable as error:
             leave(f"{self.stage}: Kafka's client cannot take {error}", error.code)
@@ -208,6 +213,15 @@ class Delivery:
         asset = self._keeper.connector_id
         alert = Alert(asset=asset, kind="spool", severity="critical", time_ns=time_ns, message=message)
         self._enqueue(Record(self._alerts, asset, encode(alert), _nothing))
+
+    def _on_at_work(self, kafka: Kafka) -> None:
+        """Runs in the watch's thread. Records, and the spool's rows, have configured names until Kafka's client has
+        them, so a spool may be written for one generation and go to the next."""
+        topics = (RAW_TOPIC, REJECTED_TOPIC, ALERTS_TOPIC)
+        with self._changed:
+            self._names = {t.full_name(self._kafka.prefix): t.full_name(kafka.prefix) for t in topics}
+            self._at_work = kafka
+            self.feed()
 
     def _take(self, record: Record) -> None:
         with self._changed:

@@ -81,7 +81,6 @@ class Client:
         self.handed: dict[int, Record] = {}
         self.failed = ""
         self._lock = lock
-        self._partitions = kafka.partitions
         self._number = 0
         self._on_confirmed = on_confirmed
         self._on_trouble = on_trouble  # reason, and whether it says more than an earlier one
@@ -89,25 +88,25 @@ class Client:
         self._first: dict[str, int] = {}  # assets whose first record is on its way
         self._producer = Producer(_settings(kafka, self._on_error), logger=_SILENT)
 
-    def take(self, record: Record) -> bool:
-        """Hand over the next record; False where it has to wait. Raises Unusable."""
+    def take(self, record: Record, topic: str, partitions: int) -> bool:
+        """Hand over the next record, for this topic; False where it has to wait. Raises Unusable."""
         key = record.key
         if self.failed or (not self._known and self.handed) or (key not in self._known and key in self._first):
             return False
         number, key_bytes = self._number, key.encode()
-        partition = home_partition(key_bytes, self._partitions)
+        partition = home_partition(key_bytes, partitions)
 
         def delivered(error: KafkaError | None, _message: Message) -> None:
             self._report(number, error)
 
         try:
-            self._producer.produce(record.topic, record.value, key_bytes, partition, on_delivery=delivered)
+            self._producer.produce(topic, record.value, key_bytes, partition, on_delivery=delivered)
         except BufferError:
             return False
         except KafkaException as error:
             code = error.args[0].code()
             if code in _FINAL:
-                raise Unusable(f"a record for {record.topic}/{partition}", error.args[0]) from error
+                raise Unusable(f"a record for {topic}/{partition}", error.args[0]) from error
             if code != KafkaError._FATAL:  # of which `poll` learns the cause
                 self._fail(_text(error.args[0]))
             return False

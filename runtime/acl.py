@@ -31,6 +31,7 @@ RIGHTS = {
     "read": (("Read",), "topic"),
     "write": (("Write",), "topic"),
     "create": (("Create", "Describe"), "topic"),
+    "follow": (("Read",), "topic"),
     "group": (("Read",), "group"),
     "describe_group": (("Describe",), "group"),
 }

@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from schemas.generations import Generation
 from schemas.topics import user_id
 
 Span = tuple[float, float]
@@ -68,6 +69,19 @@ class Kafka(Section):
     certificate_file: Path | None = None
     key_file: Path | None = None
 
+    _configured_prefix: str | None = PrivateAttr(default=None)
+
+    @property
+    def configured_prefix(self) -> str:
+        """The prefix that the file says, whatever generation of topics this is for; users are named by it."""
+        return self._configured_prefix or self.prefix
+
+    def at(self, generation: Generation) -> Self:
+        """The same for the topics of a generation."""
+        found = self.model_copy(update={"prefix": generation.prefix, "partitions": generation.partitions})
+        found._configured_prefix = self.configured_prefix
+        return found
+
     @property
     def address(self) -> str:
         """Bootstrap servers, `host:port[,host:port]`."""
@@ -92,7 +106,7 @@ class Kafka(Section):
         """The same for one process: with `passwords_dir`, its user and password."""
         if self.passwords_dir is None:
             return self
-        user = user_id(role, self.prefix)
+        user = user_id(role, self.configured_prefix)
         return self.model_copy(
             update={"username": user, "password_file": self.passwords_dir / user, "passwords_dir": None}
         )

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
@@ -46,6 +46,18 @@ def untimed(text: str) -> str:
     return _TIMING.sub("", text)
 
 
+def reached(kafka: Kafka, timeout_s: float) -> AdminClient:
+    """A client that Kafka has answered. Raises KafkaException with why nobody answers."""
+    causes: list[str] = []
+    admin = AdminClient({**client_settings(kafka), "error_cb": lambda error: causes.append(untimed(error.str()))})
+    try:
+        admin.list_topics(timeout=timeout_s)
+    except KafkaException as error:
+        admin.poll(0)  # the answer is only "no broker"; a wrong password or certificate is told to the callback
+        raise KafkaException(error.args[0], *causes[:1]) from error
+    return admin
+
+
 def topics_of(role: str) -> tuple[Topic, ...]:
     """The topics that a process writes or reads, by its name in the table of topics."""
     return tuple(topic for topic in TOPICS if role in (*topic.writers, *topic.readers))
@@ -56,13 +68,8 @@ def create_topics(kafka: Kafka, topics: Sequence[Topic] = TOPICS, timeout_s: flo
 
     Raises TopicMismatch, TopicsMissing where this user may not create them, KafkaException with why nobody answers.
     """
-    causes: list[str] = []
-    admin = AdminClient({**client_settings(kafka), "error_cb": lambda error: causes.append(untimed(error.str()))})
-    try:
-        existing = check_topics(kafka, admin, timeout_s)
-    except KafkaException as error:
-        admin.poll(0)  # the answer is only "no broker"; a wrong password or certificate is told to the callback
-        raise KafkaException(error.args[0], *causes[:1]) from error
+    admin = reached(kafka, timeout_s)
+    existing = check_topics(kafka, admin, timeout_s)
     missing = [t for t in topics if t.full_name(kafka.prefix) not in existing]
     wanted = [
         NewTopic(
@@ -104,14 +111,20 @@ def _wait_for(name: str, kafka: Kafka, admin: AdminClient, timeout_s: float) -> 
 def check_topics(kafka: Kafka, admin: AdminClient | None = None, timeout_s: float = 30.0) -> set[str]:
     """Names of our topics that exist. Raises TopicMismatch where one has another number of partitions."""
     admin = admin or AdminClient(client_settings(kafka))
-    found = admin.list_topics(timeout=timeout_s).topics
+    return check_found(kafka, admin.list_topics(timeout=timeout_s).topics)
+
+
+def check_found(kafka: Kafka, found: Mapping[str, Any]) -> set[str]:
+    """The same for topics as Kafka has told them."""
     ours = {name: len(found[name].partitions) for t in TOPICS if (name := t.full_name(kafka.prefix)) in found}
     wrong = [f"{name} has {n} partitions" for name, n in sorted(ours.items()) if n != kafka.partitions]
     if wrong:
+        prefix = kafka.configured_prefix
         raise TopicMismatch(
             f"{'; '.join(wrong)}; kafka.partitions = {kafka.partitions}. An asset's readings and its state must share "
-            "a partition, so the number cannot simply change. If kafka.partitions was changed: set it back. If the "
-            f'topics were: stop everything, set a new kafka.prefix (like "{kafka.prefix}-2") with the kafka.partitions '
-            f"that you want, run `twin topics move {kafka.prefix}` and start again: nothing is lost."
+            "a partition, so the number cannot simply change. If kafka.partitions was changed: set it back, and use "
+            "`twin rescale --partitions N`, which changes it while everything runs. If the topics were: stop "
+            f'everything, set a new kafka.prefix (like "{prefix}-2") with the kafka.partitions that you want, run '
+            f"`twin topics move {prefix}` and start again: nothing is lost."
         )
     return set(ours)

@@ -1,26 +1,30 @@
-"""Looks, while the process works, whether the topics still have the partitions that the configuration says.
+"""Looks, while the process works, whether it still works with the right topics, and whether they are as they must be.
 
-Anybody with the right to do so can add partitions to a topic of a running system. Nothing is misplaced meanwhile,
-because every record names its partition (`runtime/partitions.py`), but nobody could go on for long: groups would spread
-over partitions that have no changelog. So the process leaves, says what to do, and is not started again.
+Another generation of topics is at work after a rescale: the process leaves to be started on it. And anybody with the
+right to do so can add partitions to a topic of a running system. Nothing is misplaced meanwhile, because every record
+names its partition (`runtime/partitions.py`), but nobody could go on for long: groups would spread over partitions that
+have no changelog. So the process leaves, says what to do, and is not started again.
 """
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 
 from runtime.config import Kafka
-from runtime.exit_codes import BAD_CONFIGURATION
+from runtime.exit_codes import BAD_CONFIGURATION, RESTART_ME
+from runtime.generations import PlanReader, forced
 from runtime.health import Health
-from runtime.kafka import TopicMismatch, check_topics
+from runtime.kafka import TopicMismatch, check_found
 from runtime.watchdog import leave
+from schemas.generations import Plan, PlanError, topic_name
 
 log = logging.getLogger(__name__)
 
 EVERY_S = 5.0
+FIRST_S = 0.05  # until it is known which topics are at work
 ANSWER_S = 5.0
 PART = "kafka"
 
@@ -29,6 +33,8 @@ class TopicWatch:
     """Asks through `client`, which the process has anyway, so it costs a request every EVERY_S.
 
     `health`: where to say whether Kafka answers; None where another part of the process knows that better.
+    `on_at_work`: told once, in a thread of the watch, which topics are at work; for who does not know when it begins.
+    Without it, `kafka` is what is at work.
     """
 
     def __init__(
@@ -37,8 +43,14 @@ class TopicWatch:
         client: Any,
         health: Health | None = None,
         leave: Callable[[str, int], object] = leave,
+        on_at_work: Callable[[Kafka], object] | None = None,
     ) -> None:
         self._kafka, self._client, self._health, self._leave = kafka, client, health, leave
+        self._on_at_work = on_at_work
+        self._at_work: Kafka | None = None if on_at_work else kafka
+        self._forced = forced(kafka) is not None
+        self._reader: PlanReader | None = None
+        self._told_to_wait = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="topic-watch", daemon=True)
         self._thread.start()
@@ -50,17 +62,49 @@ class TopicWatch:
     def _run(self) -> None:
         while not self._stopping.is_set():
             self.look()
-            self._stopping.wait(EVERY_S)
+            self._stopping.wait(EVERY_S if self._at_work else FIRST_S)
 
     def look(self) -> None:
-        """One look; leaves with BAD_CONFIGURATION where a topic has another number of partitions."""
+        """One look. Leaves with RESTART_ME where other topics are at work now, with BAD_CONFIGURATION where one of
+        ours has another number of partitions.
+        """
         try:
-            check_topics(self._kafka, self._client, ANSWER_S)
-        except TopicMismatch as error:
+            found = self._client.list_topics(timeout=ANSWER_S).topics
+            self._follow(found)
+            check_found(self._at_work or self._kafka, found)
+        except (TopicMismatch, PlanError) as error:
             self._leave(str(error), BAD_CONFIGURATION)
         except KafkaException as error:
             if self._health is not None and not self._stopping.is_set():
-                self._health.ill(PART, f"{self._kafka.address}: {error.args[0].str()}")
+                said = error.args[0]
+                self._health.ill(PART, f"{self._kafka.address}: {said.str() if isinstance(said, KafkaError) else said}")
         else:
             if self._health is not None:
                 self._health.well(PART)
+
+    def _follow(self, found: Mapping[str, Any]) -> None:
+        plan = self._plan(found)
+        now = self._at_work or self._kafka
+        if plan is not None:
+            now = self._kafka.at(plan.active)
+            self._tell_to_wait(plan)
+        if self._at_work is None:
+            self._at_work = now
+            if self._on_at_work is not None:
+                self._on_at_work(now)
+        elif now.prefix != self._at_work.prefix:
+            self._leave(f"{now.prefix}.* with {now.partitions} partitions are the topics at work now", RESTART_ME)
+
+    def _plan(self, found: Mapping[str, Any]) -> Plan | None:
+        """None: nothing is known that would change anything."""
+        if self._forced or topic_name(self._kafka.configured_prefix) not in found:
+            return None
+        if self._reader is None:
+            self._reader = PlanReader(self._kafka)
+        return self._reader.newest(ANSWER_S)
+
+    def _tell_to_wait(self, plan: Plan) -> None:
+        waits = plan.phase in ("switching", "returning")
+        if waits and not self._told_to_wait and self._on_at_work is not None:
+            log.warning("a rescale is switching topics: Kafka refuses records until it is over, they are kept")
+        self._told_to_wait = waits

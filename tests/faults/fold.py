@@ -22,6 +22,7 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 from agents.settings import kernel_settings
 from kernels.stages import STAGES
 from runtime.config import Plant
+from runtime.generations import at_work
 from runtime.kafka import client_settings
 from runtime.load import load
 from runtime.partitions import home_partition
@@ -143,7 +144,8 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     wanted = parser.parse_args()
-    fold(load(wanted.config), wanted.out)
+    plant = load(wanted.config)
+    fold(plant.model_copy(update={"kafka": at_work(plant.kafka)}), wanted.out)
 
 
 if __name__ == "__main__":

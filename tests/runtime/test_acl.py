@@ -111,7 +111,11 @@ class Clients:
     def _group(self, settings: dict[str, str | int], name: str) -> KafkaError | None:
         """A commit needs the right on the group, and a topic that may be read."""
         user = settings["sasl.username"]
-        readable = next(r.name for r in rights(PREFIX) if (r.user, r.operation, r.resource) == (user, "Read", "topic"))
+        readable = next(
+            r.name
+            for r in rights(PREFIX)
+            if (r.user, r.operation, r.resource) == (user, "Read", "topic") and r.name in NAMES
+        )
         offsets = ConsumerGroupTopicPartitions(name, [TopicPartition(readable, 0, 0)])
         admin = AdminClient({**settings, "log_level": 0})  # it must live until the answer is there
         result = next(iter(admin.alter_consumer_group_offsets([offsets], request_timeout=20).values())).result(30)
