@@ -21,6 +21,7 @@ from cli.common import (
 )
 from runtime import acl as rules
 from runtime import exit_codes
+from runtime.generations import PlanError, newest
 from runtime.kafka import client_settings
 
 
@@ -44,12 +45,13 @@ def acl(
             typer.echo(json.dumps(asdict(right)) if as_json else right.command())
         return
     use_environment_of(run_dir)
-    with one_line_errors(KafkaException, OSError):
+    with one_line_errors(KafkaException, OSError, PlanError):
         admin = AdminClient(client_settings(kafka))
         if passwords is not None:
             users = rules.set_passwords(admin, kafka.prefix, passwords)
             out.print(f"{len(users)} users have the passwords in {passwords}", markup=False, highlight=False)
-        added, removed = rules.apply(admin, kafka.prefix)
+        plan = newest(kafka)
+        added, removed = rules.apply(admin, kafka.prefix, also=() if plan is None else plan.prefixes() - {kafka.prefix})
     for right in removed:
         out.print(f"taken away: {right.user} {right.operation} {right.resource} {right.name}", markup=False)
     out.print(f"{len(added)} rights added, {len(removed)} taken away ({kafka.address})", highlight=False)

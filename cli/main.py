@@ -21,6 +21,7 @@ COMMANDS = {
     "acl": "cli.acl:acl",
     "tokens": "cli.tokens:tokens",
     "topics": "cli.topics:app",
+    "rescale": "cli.rescale:rescale",
     "tail": "cli.tail:tail",
     "rejected": "cli.rejected:app",
     "query": "cli.query:app",

@@ -18,6 +18,7 @@ from cli.common import (
     config_path,
     configuration,
     err,
+    on_topics_at_work,
     one_line_errors,
     out,
     use_environment_of,
@@ -30,6 +31,7 @@ from replay.workers import ReplayError
 from replay.writers import WriteError
 from runtime import exit_codes
 from runtime.config import Plant
+from runtime.generations import PlanError
 from runtime.kafka import TopicMismatch, TopicsMissing
 from runtime.load import ConfigurationError, load_changed
 
@@ -58,7 +60,8 @@ def replay(
     """Fold a span of raw again, with the settings that are or with others, into topics or files of its own."""
     use_environment_of(run_dir)
     plant = _configuration(config, params)
-    with one_line_errors(*EXPECTED):
+    with one_line_errors(*EXPECTED, PlanError):
+        plant = on_topics_at_work(plant)
         request = Request(
             plant=plant,
             begin=begin,

@@ -189,7 +189,7 @@ class Delivery:
         try:
             while self._waiting:
                 record = self._waiting[0]
-                if not client.take(record, self._names[record.topic], at_work.partitions):
+                if not client.take(record, self._names.get(record.topic, record.topic), at_work.partitions):
                     break
                 self._waiting.popleft()
         except Unusable as error:

@@ -3,10 +3,11 @@
 Compared by identity, so it does not matter in which partition or how often an output stands; repetitions must be equal.
 """
 
+from contextlib import closing
 from hashlib import blake2b
 from typing import NamedTuple
 
-from replay.source import read
+from replay.source import TopicSource
 from runtime.config import Kafka
 from schemas.codec import identity_of
 from schemas.frames import Identity
@@ -36,7 +37,7 @@ class Agreement(NamedTuple):
 def agree(old: Range, new: Range) -> Agreement:
     """Every output of the old generation in its range must be in the new one's, byte for byte.
 
-    Raises LostRecords, NoAnswer, KafkaException, DecodeError.
+    Raises SourceError, KafkaException, DecodeError.
     """
     compared = 0
     for topic in OUTPUTS:
@@ -62,9 +63,10 @@ def _digests(outputs: Range, topic: Topic) -> tuple[dict[Identity, bytes], str]:
     """Digest per identity, and the first repetition that is not equal."""
     found: dict[Identity, bytes] = {}
     name = topic.full_name(outputs.kafka.prefix)
-    spans = dict(enumerate(zip(outputs.start[topic.name], outputs.end[topic.name], strict=True)))
-    for batch in read(outputs.kafka, name, spans):
-        for record in batch:
+    spans = zip(outputs.start[topic.name], outputs.end[topic.name], strict=True)
+    with closing(TopicSource(outputs.kafka, name)) as source:
+        batches = (source.read(partition, *span) for partition, span in enumerate(spans))
+        for record in (one for of_partition in batches for batch in of_partition for one in batch):
             value = record.value or b""
             identity = identity_of(value, topic.record)  # type: ignore[arg-type]
             digest = blake2b(value, digest_size=DIGEST_BYTES).digest()

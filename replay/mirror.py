@@ -4,6 +4,7 @@ A copy says in a header where it came from. Which records are there already is r
 partition to one other go there in order, so the newest copy of each such pair speaks for all before it.
 """
 
+import logging
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from replay.source import LostRecords
+from replay.source import SourceError
 from runtime.config import Kafka
 from runtime.kafka import client_settings
 from runtime.partitions import home_partition
@@ -30,6 +31,9 @@ FLUSH_S = 120.0
 FOLLOWED = (RAW, REJECTED, ALERTS)
 _STAGES = frozenset(topic.name for topic in CHANGELOGS)
 _KINDS_OF_PROCESSES = frozenset({"spool", "sink_unauthorised", "retention", "state_lost"})
+#: librdkafka warns of a setting that is wanted; what goes wrong comes as an error.
+_SILENT = logging.getLogger(f"{__name__}.librdkafka")
+_SILENT.disabled = True
 
 
 class NotDelivered(RuntimeError):
@@ -75,7 +79,7 @@ def made_by_a_stage(topic: Topic, value: bytes) -> bool:
 class Mirror:
     """Copies what comes to the FOLLOWED topics of `source`, from `read_from` on, to those of `target`.
 
-    `written_from`: before these offsets of the target there are no copies. Raises KafkaException, LostRecords where a
+    `written_from`: before these offsets of the target there are no copies. Raises KafkaException, SourceError where a
     record is not there any more, NotDelivered.
     """
 
@@ -90,7 +94,7 @@ class Mirror:
         }
         self.copied = 0
         self._failed: list[KafkaError] = []
-        self._producer = Producer(_producer_settings(target))
+        self._producer = Producer(_producer_settings(target), logger=_SILENT)
         self._consumer = Consumer(_consumer_settings(source))
         self._consumer.assign([TopicPartition(*place, offset) for place, offset in self._at.items()])
 
@@ -103,7 +107,7 @@ class Mirror:
                 self._take(message)
                 looked_at += 1
             elif error.code() == KafkaError._AUTO_OFFSET_RESET or error.fatal():
-                raise LostRecords(f"{message.topic()}/{message.partition()}: {error.str()}")
+                raise SourceError(f"{message.topic()}/{message.partition()}: {error.str()}")
         self._producer.poll(0)
         self._raise_failed()
         return looked_at
@@ -112,6 +116,11 @@ class Mirror:
         """How many records before these ends it has not looked at."""
         name = topic.full_name(self._source.prefix)
         return sum(max(0, end - self._at[name, partition]) for partition, end in enumerate(ends))
+
+    def ends(self, topic: Topic) -> tuple[int, ...]:
+        """Where the partitions of a followed topic end now."""
+        places = [TopicPartition(topic.full_name(self._source.prefix), p) for p in range(self._source.partitions)]
+        return tuple(self._consumer.get_watermark_offsets(place, timeout=30)[1] for place in places)
 
     def flush(self) -> None:
         """Return when Kafka has all copies."""
@@ -129,7 +138,7 @@ class Mirror:
         if offset < self._at[place]:
             return
         if offset > self._at[place]:
-            raise LostRecords(f"{place[0]}/{place[1]}: offsets {self._at[place]} to {offset - 1} are not there")
+            raise SourceError(f"{place[0]}/{place[1]}: offsets {self._at[place]} to {offset - 1} are not there")
         self._at[place] = offset + 1
         topic, origin = self._topic_of[place[0]], Origin(place[1], offset)
         home = home_partition(key, self._target.partitions)
@@ -194,7 +203,7 @@ def _between(kafka: Kafka, name: str, starts: Sequence[int], ends: Sequence[int]
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"{name} is not sent"))
             if message.error() is not None:
                 if message.error().code() == KafkaError._AUTO_OFFSET_RESET:
-                    raise LostRecords(f"{name}: {message.error().str()}")
+                    raise SourceError(f"{name}: {message.error().str()}")
                 continue
             partition = message.partition()
             if partition in left:
@@ -207,7 +216,7 @@ def _producer_settings(kafka: Kafka) -> dict[str, object]:
     return {
         **client_settings(kafka),
         "enable.idempotence": True,
-        "enable.gapless.guarantee": True,
+        "enable.gapless.guarantee": True,  # a hole would be taken for copied by the next run
         "acks": "all",
         "message.timeout.ms": 0,
         "message.max.bytes": MAX_RECORD_BYTES,

@@ -102,7 +102,7 @@ def runs_topic(prefix: str) -> str:
 
 def publish(kafka: Kafka, found: Provenance) -> None:
     """Write the record of a run to the topic of runs. Raises KafkaException."""
-    name = runs_topic(kafka.prefix)
+    name = runs_topic(kafka.configured_prefix)
     settings = client_settings(kafka)
     _make(AdminClient(settings), name, kafka.replication)
     failed: list[Any] = []

@@ -150,8 +150,8 @@ def _too_large(found: Folded, topic: Topic, size: int) -> Record:
 
 
 def run_kafka(kafka: Kafka, run: str) -> Kafka:
-    """The topics of a run: those of a prefix of its own."""
-    return kafka.model_copy(update={"prefix": f"{kafka.prefix}.run.{run}"})
+    """The topics of a run: those of a prefix of its own, which outlives the generation of topics that it read."""
+    return kafka.model_copy(update={"prefix": f"{kafka.configured_prefix}.run.{run}"})
 
 
 def create_run_topics(kafka: Kafka, run: str) -> Kafka:

@@ -63,24 +63,39 @@ def roles() -> dict[str, dict[str, list[str]]]:
     return found
 
 
-def rights(prefix: str) -> list[Right]:
-    """Every right of every role."""
+def rights(prefix: str, also: Iterable[str] = ()) -> list[Right]:
+    """Every right of every role, on the topics of `prefix` and of its other generations, whose prefixes are `also`."""
     return sorted(
-        Right(user_id(role, prefix), operation, RIGHTS[key][1], name.format(prefix=prefix))
-        for role, lists in roles().items()
-        for key, names in lists.items()
-        for name in names
-        for operation in RIGHTS[key][0]
+        {
+            Right(user_id(role, prefix), operation, RIGHTS[key][1], name.format(prefix=of))
+            for role, lists in roles().items()
+            for key, names in lists.items()
+            for name in names
+            for operation in RIGHTS[key][0]
+            for of in ((prefix,) if key == "follow" else (prefix, *also))
+        }
     )
 
 
-def apply(admin: AdminClient, prefix: str, timeout_s: float = 30.0) -> tuple[list[Right], list[Right]]:
-    """Give our users exactly the rights of the file; returns what was added and what was taken away.
+def in_use(admin: AdminClient, prefix: str, timeout_s: float = 30.0) -> bool:
+    """Whether this cluster asks our users for rights. Raises KafkaException."""
+    try:
+        return any(_rules_of(admin, user_id("sink", prefix), timeout_s))
+    except KafkaException as error:
+        if error.args[0].name() == "SECURITY_DISABLED":
+            return False
+        raise
+
+
+def apply(
+    admin: AdminClient, prefix: str, timeout_s: float = 30.0, also: Iterable[str] = ()
+) -> tuple[list[Right], list[Right]]:
+    """Give our users exactly the rights of the file; returns what was added and what was taken away. `also`: `rights`.
 
     Only rules for our own users are touched. What they have beyond the file is taken away, be it from an older version
     of the file or given by hand. Raises KafkaException.
     """
-    wanted = {binding_of(right): right for right in rights(prefix)}
+    wanted = {binding_of(right): right for right in rights(prefix, also)}
     existing = _existing(admin, prefix, timeout_s)
     missing = [binding for binding in wanted if binding not in existing]
     surplus = [binding for binding in existing if binding not in wanted]

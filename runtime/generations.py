@@ -4,8 +4,10 @@ What it says: `schemas/generations.py`. Where the topic does not exist, the conf
 work.
 """
 
+import logging
 import os
 from contextlib import closing
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -17,6 +19,9 @@ from schemas.generations import SETTINGS, Generation, Plan, PlanError, topic_nam
 #: NUMBER:PREFIX:PARTITIONS. A process with this works with that generation and no other: those of a rescale.
 FORCED = "TWIN_GENERATION"
 READ_S = 30.0
+#: What matters comes as an error to whoever asks.
+_SILENT = logging.getLogger(f"{__name__}.librdkafka")
+_SILENT.disabled = True
 
 
 def forced(kafka: Kafka) -> Kafka | None:
@@ -66,7 +71,8 @@ class PlanReader:
                 "enable.auto.commit": False,
                 "auto.offset.reset": "error",
                 "log.connection.close": False,
-            }
+            },
+            logger=_SILENT,
         )
         self._end = 0
         self._plan: Plan | None = None
@@ -84,6 +90,10 @@ class PlanReader:
                     self._plan, self._end = Plan.decode(message.value() or b""), message.offset() + 1
             self._consumer.unassign()
         return self._plan
+
+    def list_topics(self, timeout: float) -> Any:
+        """Kafka's answer. Raises KafkaException."""
+        return self._consumer.list_topics(timeout=timeout)
 
     def close(self) -> None:
         """Let go of the connection."""

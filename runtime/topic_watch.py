@@ -25,12 +25,14 @@ log = logging.getLogger(__name__)
 
 EVERY_S = 5.0
 FIRST_S = 0.05  # until it is known which topics are at work
+AGAIN_S = 1.0  # after no answer
 ANSWER_S = 5.0
 PART = "kafka"
 
 
 class TopicWatch:
-    """Asks through `client`, which the process has anyway, so it costs a request every EVERY_S.
+    """Asks through `client`, which the process has anyway, so it costs a request every EVERY_S; through a client of its
+    own as soon as there is a topic of generations, since a connector's does not live while Kafka refuses its records.
 
     `health`: where to say whether Kafka answers; None where another part of the process knows that better.
     `on_at_work`: told once, in a thread of the watch, which topics are at work; for who does not know when it begins.
@@ -51,6 +53,7 @@ class TopicWatch:
         self._forced = forced(kafka) is not None
         self._reader: PlanReader | None = None
         self._told_to_wait = False
+        self._pause_s = FIRST_S
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="topic-watch", daemon=True)
         self._thread.start()
@@ -62,19 +65,22 @@ class TopicWatch:
     def _run(self) -> None:
         while not self._stopping.is_set():
             self.look()
-            self._stopping.wait(EVERY_S if self._at_work else FIRST_S)
+            self._stopping.wait(self._pause_s)
 
     def look(self) -> None:
         """One look. Leaves with RESTART_ME where other topics are at work now, with BAD_CONFIGURATION where one of
         ours has another number of partitions.
         """
         try:
-            found = self._client.list_topics(timeout=ANSWER_S).topics
+            found = (self._reader or self._client).list_topics(timeout=ANSWER_S).topics
             self._follow(found)
             check_found(self._at_work or self._kafka, found)
+            self._pause_s = EVERY_S
         except (TopicMismatch, PlanError) as error:
             self._leave(str(error), BAD_CONFIGURATION)
         except KafkaException as error:
+            self._pause_s = AGAIN_S if self._at_work else FIRST_S
+            self._forget_reader()
             if self._health is not None and not self._stopping.is_set():
                 said = error.args[0]
                 self._health.ill(PART, f"{self._kafka.address}: {said.str() if isinstance(said, KafkaError) else said}")
@@ -102,6 +108,12 @@ class TopicWatch:
         if self._reader is None:
             self._reader = PlanReader(self._kafka)
         return self._reader.newest(ANSWER_S)
+
+    def _forget_reader(self) -> None:
+        """The next one has passwords and certificates as they are then."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
 
     def _tell_to_wait(self, plan: Plan) -> None:
         waits = plan.phase in ("switching", "returning")

@@ -74,7 +74,8 @@ class Plan:
             raise PlanError(f"the topics at work have {partitions} partitions already")
         number = self.highest + 1
         target = Generation(number=number, prefix=f"{prefix}.g{number}", partitions=partitions)
-        return replace(self, phase="building", target=target, highest=number, reason="")
+        nothing: dict[str, Any] = {"previous": None, "read_from": {}, "written_from": {}, "reason": ""}
+        return replace(self, phase="building", target=target, highest=number, **nothing)
 
     def verify(self, read_from: Marks, written_from: Marks) -> Self:
         """History is copied; from these marks on, records follow."""
@@ -105,7 +106,7 @@ class Plan:
         if self.phase == "returning":
             return self
         if self.target is not None:
-            return replace(self, phase="settled", target=None, reason="", read_from={}, written_from={}, previous=None)
+            return replace(self, phase="settled", target=None, reason="", read_from={}, written_from={})
         if self.previous is None:
             raise PlanError("there is nothing to roll back to")
         return replace(self, phase="returning", target=self.previous)
@@ -115,6 +116,10 @@ class Plan:
         return self._next(
             "returning", "settled", active=self.target, previous=None, target=None, read_from={}, written_from={}
         )
+
+    def prefixes(self) -> set[str]:
+        """Of all generations that somebody needs."""
+        return {one.prefix for one in (self.active, self.target, self.previous) if one is not None}
 
     def encode(self) -> bytes:
         """As the record holds it."""

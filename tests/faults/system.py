@@ -22,6 +22,7 @@ import tomlkit
 from cli.lag import lag_of
 from cli.processes import STAGES, processes, topics_command, twin_command
 from runtime.config import Plant
+from runtime.generations import at_work
 from runtime.load import load as load_configuration
 from schemas.codec import DecodeError, decode
 from schemas.topics import Topic
@@ -427,6 +428,20 @@ class System:
         return subprocess.run(
             twin_command(*arguments), cwd=ROOT, env=self._environment(), capture_output=True, text=True, check=False
         )
+
+    def start_twin(self, *arguments: str, log: str) -> "subprocess.Popen[bytes]":
+        """Start a command of the command line on this system, with its output in `log`."""
+        with RunDir(self.run_dir).log(log).open("ab") as file:
+            return subprocess.Popen(
+                twin_command(*arguments), cwd=ROOT, env=self._environment(), stdout=file, stderr=file
+            )
+
+    def follow_topics(self) -> None:
+        """Look at the generation of topics that is at work now, as after a rescale."""
+        self.plant = self.plant.model_copy(update={"kafka": at_work(load_configuration(self.config).kafka)})
+        before, self._pulse = self.pulse, Pulse(self.plant.kafka)
+        before.close()
+        self.rig.wait_for(lambda: self.pulse.sources >= before.sources, "every asset and connector is back", START_S)
 
     def _run(self, *arguments: str) -> int:
         with (self.run_dir / "checker.log").open("ab") as log:
