@@ -79,10 +79,9 @@ class Trouble:
             "right revoked": self.right_revoked,
             "no right at the start": self.no_right,
         }
-        for _ in range(self.rig.times(full=2, short=1)):
-            for name in self.rig.rng.sample(list(blows), self.rig.times(full=len(blows), short=2)):
-                time.sleep(self.rig.rng.uniform(0.2, 1.5))
-                blows[name]()
+        for name in self.rig.rng.sample(list(blows), self.rig.times(full=len(blows), short=2)):
+            time.sleep(self.rig.rng.uniform(0.2, 1.5))
+            blows[name]()
         self.rig.note("reasons", self.reasons)
 
     def chosen(self) -> tuple[str, ...]:
