@@ -246,6 +246,13 @@ def test_a_span_that_cannot_be(live: Live, begin: str, end: str, says: str) -> N
         replay(Request(plant=live.plant, begin=begin, end=end, run="none", to="none"))
 
 
+def test_another_number_of_partitions_is_refused(live: Live) -> None:
+    """Where raw has not as many partitions as configured, every record would be misplaced: nothing is read."""
+    kafka = live.plant.kafka.model_copy(update={"partitions": PARTITIONS + 1})
+    with pytest.raises(SpanError, match=r"has 4 partitions, kafka\.partitions = 5"):
+        replay(Request(plant=live.plant.model_copy(update={"kafka": kafka}), begin="beginning", end="now", run="a"))
+
+
 def test_run_topics_are_those_of_the_table() -> None:
     """A run has the outputs of every stage, alerts and rejected records."""
     assert set(RUN_TOPICS) == {VALIDATED, ESTIMATES, STATE, ALERTS, REJECTED}
