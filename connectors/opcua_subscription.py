@@ -73,7 +73,7 @@ class Subscription:
         self._item_ids = [0] * len(items)  # 0: none
         self._publishing_ms = self._config.publishing_s * 1000
         self._keepalive_count = 1
-        self._after_outage = False
+        self._after_outage = False  # nobody asked for a while: a server's queues may have overflowed
         self.absent: dict[int, int] = {}  # handle → status
         self.suspicious = asyncio.Event()  # something changed on the server: look at all items now
 
@@ -169,7 +169,10 @@ class Subscription:
                 raise SubscriptionLost(
                     f"the server publishes for subscription {answer.subscription}, ours is {self._id}"
                 )
+            began_s = time.monotonic()
             await self._receive(answer)
+            if time.monotonic() - began_s > self._publishing_ms / 1000:
+                self._after_outage = True  # Kafka made us wait, and the server had nobody to publish to meanwhile
             processed = [n for n in answer.available if missing(self._memory.sequence, n) is None]
             message = answer.notification
             own = [] if message.keep_alive or message.sequence in processed else [message.sequence]
@@ -198,7 +201,8 @@ class Subscription:
         if numbers:
             await self._make_up(numbers, answer.available)
         await self._take(message, self._after_outage)
-        self._after_outage = self._after_outage and not message.values
+        all_came = 0 < len(message.values) < NOTIFICATIONS_MAX
+        self._after_outage = self._after_outage and not all_came
         if not message.keep_alive:
             self._memory.sequence = message.sequence
 
