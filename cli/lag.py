@@ -11,6 +11,7 @@ from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from runtime.config import Kafka
+from runtime.generations import at_work
 from runtime.kafka import client_settings
 from schemas.topics import ALERTS, ESTIMATES, RAW, STATE, VALIDATED, app_id
 from services import supervisor
@@ -47,7 +48,10 @@ class Row:
 
 
 def snapshot(run_dir: Path, kafka: Kafka) -> list[Row]:
-    """One row per process; takes SAMPLE_S seconds. Empty where nothing was ever started."""
+    """One row per process; takes SAMPLE_S seconds. Empty where nothing was ever started.
+
+    Lags are those of the topics at work. Raises KafkaException, PlanError.
+    """
     before = {p.name: _metric(p, "twin_readings_total") for p in supervisor.status(run_dir)}
     began = time.monotonic()
     if not before:
@@ -56,6 +60,8 @@ def snapshot(run_dir: Path, kafka: Kafka) -> list[Row]:
     after = supervisor.status(run_dir)
     took_s = time.monotonic() - began
     kafka_runs = all(p.state == "running" for p in after if p.name == "kafka")
+    if kafka_runs:
+        kafka = at_work(kafka)
     return [
         _row(p, before.get(p.name), took_s, lag_of(kafka, p.name) if kafka_runs and p.name in INPUTS else None)
         for p in after

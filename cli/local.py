@@ -1,7 +1,6 @@
 """`twin up|down|status|env`: the whole system on one machine, under a supervisor."""
 
 import json
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -19,12 +18,12 @@ from cli.common import (
     config_path,
     configuration,
     err,
-    on_topics_at_work,
     one_line_errors,
     out,
     use_environment_of,
 )
 from cli.processes import external_addresses, processes, topics_command
+from runtime.generations import PlanError
 from services import supervisor
 from services.errors import ServiceError
 from services.spec import SupervisorState
@@ -86,9 +85,7 @@ def status(
     """Show each process with state, lag in frames and rate in readings per second."""
     plant = configuration(config)
     use_environment_of(run_dir)
-    with suppress(KafkaException):  # where Kafka is away, lags are not known anyway
-        plant = on_topics_at_work(plant)
-    with one_line_errors(ServiceError, KafkaException):
+    with one_line_errors(ServiceError, KafkaException, PlanError):
         rows = lag.snapshot(run_dir, plant.kafka)
         if as_json:
             for row in rows:

@@ -35,8 +35,19 @@ class MoveError(RuntimeError):
     """It cannot be carried over now, and why."""
 
 
+class CopyFailed(RuntimeError):
+    """Not everything is where it should be, and why."""
+
+
 def move(old: Kafka, new: Kafka) -> dict[str, int]:
     """Carry everything over; records per new topic. Raises MoveError, TopicMismatch, KafkaException."""
+    try:
+        return _move(old, new)
+    except CopyFailed as error:
+        raise MoveError(f"{error}; use another new kafka.prefix") from error
+
+
+def _move(old: Kafka, new: Kafka) -> dict[str, int]:
     admin = AdminClient(client_settings(old))
     found = admin.list_topics(timeout=30).topics
     there = {topic: len(found[name].partitions) for topic in TOPICS if (name := topic.full_name(old.prefix)) in found}
@@ -98,10 +109,10 @@ class Sender:
                 return
 
     def finish(self) -> dict[str, int]:
-        """Wait until Kafka has everything. Raises MoveError."""
+        """Wait until Kafka has everything. Raises CopyFailed."""
         if self._producer.flush(10 * SILENCE_S) or self._failed:
             why = "; ".join(self._failed[:3])
-            raise MoveError(f"Kafka did not take everything ({why}); use another new kafka.prefix")
+            raise CopyFailed(f"Kafka did not take everything ({why})")
         return self._moved
 
     def close(self) -> None:
@@ -143,7 +154,7 @@ def copy_history(
     done: dict[Place, int],
     ends: dict[Place, int],
 ) -> None:
-    """Copy from `kept` to before `ends`; the new groups begin behind what lies before `done`. Raises MoveError."""
+    """Copy from `kept` to before `ends`; the new groups begin behind what lies before `done`. Raises CopyFailed."""
     for key, value, time_ms in _records(consumer, kept, done):
         sender.send(topic, key, value, time_ms)
     sender.finish()
@@ -181,13 +192,13 @@ def _acknowledge(topic: Topic, new: Kafka, ends: dict[Place, int]) -> None:
             places = [Place(place.topic, place.partition, end) for place, end in ends.items()]
             for place in member.commit(offsets=places, asynchronous=False):
                 if place.error is not None:
-                    raise MoveError(f"{place.topic}: {place.error.str()}; use another new kafka.prefix")
+                    raise CopyFailed(f"{place.topic}: {place.error.str()}")
 
 
 def _records(
     consumer: Consumer, starts: dict[Place, int], ends: dict[Place, int]
 ) -> Iterator[tuple[bytes, bytes, int]]:
-    """Keys, values and times from the starts to before the ends, in order per partition. Raises MoveError."""
+    """Keys, values and times from the starts to before the ends, in order per partition. Raises CopyFailed."""
     end_of = {place.partition: end for place, end in ends.items() if starts[place] < end}
     if not end_of:
         return
@@ -196,11 +207,11 @@ def _records(
     while end_of:
         message = consumer.poll(SILENCE_S)  # not consume(): that waits until it has all it was asked for
         if message is None:
-            raise MoveError(f"{name}: nothing came for {SILENCE_S:.0f} s; use another new kafka.prefix")
+            raise CopyFailed(f"{name}: nothing came for {SILENCE_S:.0f} s")
         error, partition = message.error(), message.partition()
         if error is not None:
             if error.code() != KafkaError._PARTITION_EOF:
-                raise MoveError(f"{message.topic()}: {error.str()}; use another new kafka.prefix")
+                raise CopyFailed(f"{message.topic()}: {error.str()}")
             end_of.pop(partition, None)
         elif partition in end_of:
             if message.offset() < end_of[partition]:

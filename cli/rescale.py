@@ -27,7 +27,7 @@ from cli.common import (
 )
 from cli.following import STAGES
 from cli.lag import lag_of
-from cli.moving import MoveError
+from cli.moving import CopyFailed
 from cli.processes import KAFKA, twin_command
 from cli.rescaling import Rescale, RescaleError
 from replay.mirror import NotDelivered, ends_of
@@ -46,7 +46,7 @@ from services.rundir import RunDir
 STOP_S = 15.0
 LINE_EVERY_S = 5.0
 ERRORS = (
-    RescaleError, PlanError, MoveError, SourceError, NotDelivered, TopicMismatch, TopicsMissing, DecodeError,
+    RescaleError, PlanError, CopyFailed, SourceError, NotDelivered, TopicMismatch, TopicsMissing, DecodeError,
     UnreadableRow, KafkaException,
 )  # fmt: skip
 

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from confluent_kafka import KafkaException
 from confluent_kafka import TopicPartition as Place
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+from confluent_kafka.admin import AdminClient
 
 from cli.common import watermarks
 from cli.following import STAGES, Following, Tell
@@ -23,7 +23,7 @@ from replay.agreement import OUTPUTS, Range, agree
 from replay.mirror import FOLLOWED, Mirror, ends_of
 from runtime import acl, generations
 from runtime.config import Kafka
-from runtime.kafka import client_settings, create_topics
+from runtime.kafka import client_settings, create_topics, set_largest_record
 from schemas.generations import Generation, Marks, Plan
 from schemas.topics import (
     ALERTS,
@@ -73,7 +73,7 @@ class Rescale:
     def run(self, partitions: int) -> Plan:
         """Bring the system to this number of partitions, or go on with what an earlier run began.
 
-        Raises PlanError, RescaleError, MoveError, KafkaException and what a mirror raises.
+        Raises PlanError, RescaleError, CopyFailed, KafkaException and what a mirror raises.
         """
         plan = self._plan()
         if plan.target is None or plan.target.partitions != partitions or plan.phase not in ("verifying", "switching"):
@@ -159,7 +159,8 @@ class Rescale:
             for topic in topics:
                 self._show(f"copying {topic.full_name(old.prefix)}")
                 copy_history(consumer, sender, topic, kept[topic], done[topic], ends[topic])
-                self._fail_point(f"copied {topic.name}")
+                if topic is RAW:
+                    self._fail_point("copied raw")
             moved = sender.finish()
         self._tell(f"copied {sum(moved.values())} records and states")
         read_from = {topic.name: tuple(ends[topic][place] for place in ends[topic]) for topic in topics}
@@ -210,19 +211,10 @@ class Rescale:
 
     def _close(self, generation: Generation, topics: Iterable[Topic]) -> None:
         """Let Kafka refuse every record. What is on its way from a process that stands still is refused as well."""
-        self._set_largest(generation, topics, 1)
+        set_largest_record(self._admin, [topic.full_name(generation.prefix) for topic in topics], 1)
 
     def _open(self, generation: Generation) -> None:
-        self._set_largest(generation, FOLLOWED, MAX_RECORD_BYTES)
-
-    def _set_largest(self, generation: Generation, topics: Iterable[Topic], size_bytes: int) -> None:
-        entry = ConfigEntry("max.message.bytes", str(size_bytes), incremental_operation=AlterConfigOpType.SET)
-        wanted = [
-            ConfigResource(ResourceType.TOPIC, topic.full_name(generation.prefix), incremental_configs=[entry])
-            for topic in topics
-        ]
-        for answer in self._admin.incremental_alter_configs(wanted).values():
-            answer.result(ANSWER_S)
+        set_largest_record(self._admin, [t.full_name(generation.prefix) for t in FOLLOWED], MAX_RECORD_BYTES)
 
     def _grant(self, plan: Plan) -> None:
         """Where Kafka asks for rights, our users need them on the new topics as well."""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from replay.source import SourceError
+from replay.span import patiently
 from runtime.config import Kafka
 from runtime.kafka import client_settings
 from runtime.partitions import home_partition
@@ -120,7 +121,7 @@ class Mirror:
     def ends(self, topic: Topic) -> tuple[int, ...]:
         """Where the partitions of a followed topic end now."""
         places = [TopicPartition(topic.full_name(self._source.prefix), p) for p in range(self._source.partitions)]
-        return tuple(self._consumer.get_watermark_offsets(place, timeout=30)[1] for place in places)
+        return tuple(patiently(self._consumer.get_watermark_offsets, place)[1] for place in places)
 
     def flush(self) -> None:
         """Return when Kafka has all copies."""
@@ -178,7 +179,7 @@ def ends_of(kafka: Kafka, topic: Topic) -> tuple[int, ...]:
     name = topic.full_name(kafka.prefix)
     with closing(Consumer({**client_settings(kafka), "group.id": "unused"})) as consumer:
         return tuple(
-            consumer.get_watermark_offsets(TopicPartition(name, p), timeout=30)[1] for p in range(kafka.partitions)
+            patiently(consumer.get_watermark_offsets, TopicPartition(name, p))[1] for p in range(kafka.partitions)
         )
 
 

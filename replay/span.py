@@ -123,7 +123,7 @@ def bounds_of(consumer: Consumer, kafka: Kafka, topic: str) -> dict[int, tuple[i
         raise SpanError(
             f"{topic} has {len(found)} partitions, kafka.partitions = {kafka.partitions}; allowed is the same"
         )
-    return {p: _patiently(consumer.get_watermark_offsets, TopicPartition(topic, p)) for p in sorted(found)}
+    return {p: patiently(consumer.get_watermark_offsets, TopicPartition(topic, p)) for p in sorted(found)}
 
 
 def at_time(consumer: Consumer, topic: str, bounds: Mapping[int, tuple[int, int]], at_ms: int | None) -> dict[int, int]:
@@ -131,11 +131,11 @@ def at_time(consumer: Consumer, topic: str, bounds: Mapping[int, tuple[int, int]
     if at_ms is None:
         return {p: low for p, (low, _) in bounds.items()}
     asked = [TopicPartition(topic, p, max(0, at_ms)) for p in bounds]
-    found = {tp.partition: tp.offset for tp in _patiently(consumer.offsets_for_times, asked)}
+    found = {tp.partition: tp.offset for tp in patiently(consumer.offsets_for_times, asked)}
     return {p: found[p] if found[p] >= 0 else high for p, (_, high) in bounds.items()}
 
 
-def _patiently(ask: Any, about: Any) -> Any:
+def patiently(ask: Any, about: Any) -> Any:
     """Ask again while the broker elects a leader. Raises KafkaException."""
     for attempt in range(1, ATTEMPTS + 1):
         try:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 
 from runtime.config import Kafka
 from schemas.topics import TOPICS, Topic
@@ -97,6 +97,14 @@ def create_topics(kafka: Kafka, topics: Sequence[Topic] = TOPICS, timeout_s: flo
                 raise KafkaException(*error.args, f"while creating topic {name}") from error
             _wait_for(name, kafka, admin, timeout_s)  # another process was faster; perhaps with other partitions
     return [t.full_name(kafka.prefix) for t in missing]
+
+
+def set_largest_record(admin: AdminClient, names: Sequence[str], size_bytes: int, timeout_s: float = 30.0) -> None:
+    """Change the size in bytes of the largest record that topics take: with 1 they take none. Raises KafkaException."""
+    entry = ConfigEntry("max.message.bytes", str(size_bytes), incremental_operation=AlterConfigOpType.SET)
+    wanted = [ConfigResource(ResourceType.TOPIC, name, incremental_configs=[entry]) for name in names]
+    for answer in admin.incremental_alter_configs(wanted, request_timeout=timeout_s).values():
+        answer.result(timeout_s)
 
 
 def _wait_for(name: str, kafka: Kafka, admin: AdminClient, timeout_s: float) -> None:

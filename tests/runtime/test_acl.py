@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -20,6 +21,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from runtime.acl import Right, apply, binding_of, exactly, rights, roles
 from runtime.config import Kafka
 from runtime.kafka import client_settings
+from schemas.generations import topic_name
 from schemas.topics import TOPICS, app_id, user_id
 from tests.secured import SecuredKafka
 
@@ -51,6 +53,21 @@ def test_no_right_is_a_wildcard() -> None:
         assert right.resource in {"topic", "group"}
         assert "*" not in right.name
         assert right.operation in {"Read", "Write", "Create", "Describe"}
+
+
+def test_the_topics_of_a_rescale_have_the_same_rights() -> None:
+    """For another generation of topics every user has what it has for the configured ones, and nothing else; where it
+    looks which is at work is one topic for all."""
+    before, after = set(rights(PREFIX)), set(rights(PREFIX, [f"{PREFIX}.g2"]))
+    assert before < after
+    more = {
+        replace(right, name=right.name.replace(PREFIX, f"{PREFIX}.g2", 1))
+        for right in before
+        if right.name.startswith(PREFIX) and right.name != topic_name(PREFIX)
+    }
+    assert after - before == more
+    followers = {right.user for right in after if right.name == topic_name(PREFIX)}
+    assert followers >= {user_id(role, PREFIX) for role in CONNECTORS_AND_AGENTS}
 
 
 class Clients:
