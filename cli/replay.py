@@ -26,6 +26,7 @@ from cli.common import (
 from replay.run import Frames, Request, RequestError, Result, To
 from replay.run import replay as run_replay
 from replay.snapshots import SnapshotError
+from replay.source import SourceError
 from replay.span import ALLOWED, SpanError
 from replay.workers import ReplayError
 from replay.writers import WriteError
@@ -37,7 +38,8 @@ from runtime.load import ConfigurationError, load_changed
 
 ROLE = "replay"
 EXPECTED = (
-    RequestError, SpanError, SnapshotError, ReplayError, WriteError, KafkaException, TopicMismatch, TopicsMissing,
+    RequestError, SpanError, SourceError, SnapshotError, ReplayError, WriteError, KafkaException, TopicMismatch,
+    TopicsMissing,
 )  # fmt: skip
 
 
@@ -49,6 +51,9 @@ def replay(
     run: Annotated[str | None, typer.Option(help="Name of the run; a new one where nothing is kept.")] = None,
     to: Annotated[str, typer.Option("--to-where", help=f"Where results go: {', '.join(get_args(To))}.")] = "topics",
     folder: Annotated[Path, typer.Option("--out", help="Where folders of Parquet files are.")] = Path("runs"),
+    archive: Annotated[
+        Path | None, typer.Option(help="Folder of `twin archive`: read what it has, the rest from the topic.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; one per core where not said.")] = None,
     state: Annotated[str, typer.Option(help="State at --from: nothing, warmup=10m, or live.")] = "nothing",
     frames: Annotated[
@@ -70,6 +75,7 @@ def replay(
             assets=tuple(pattern for pattern in assets.split(",") if pattern),
             to=_one_of(to, To, "--to-where"),
             out=folder,
+            archive=archive,
             workers=workers,
             state=state,
             frames=None if frames is None else _one_of(frames, Frames, "--frames"),
@@ -88,6 +94,7 @@ def summary(result: Result) -> Table:
     table = Table("replay", found.run, show_header=True)
     rows = {
         "readings": f"{counts.readings:,} in {counts.frames:,} frames, folded as {counts.joined:,}",
+        "raw": f"{found.source}, {sum(end - start for start, end in found.archived.values()):,} records of an archive",
         "speed": f"{result.readings_per_s:,.0f} readings/s, {result.times_real:,.1f} times real time",
         "wall clock": f"{result.wall_s:.2f} s",
         "CPU": f"{result.cpu_s:.2f} s with {found.workers} workers",

@@ -36,26 +36,31 @@ class JoinedSource:
         That nothing is missing is known before the first one comes. Raises LostRecords with partition and offsets,
         SourceError, ArchiveError.
         """
-        border = self.border(partition, start, end)
-        records = self._archive.records(partition, start, border, self._wanted) if start < border else iter(())
+        reached = self._checked_border(partition, start, end)
+        records = self._archive.records(partition, start, reached, self._wanted) if start < reached else iter(())
         while batch := list(islice(records, AT_ONCE)):
             yield batch
-        yield from self._topic.read(partition, border, end)
+        yield from self._topic.read(partition, reached, end)
 
-    def border(self, partition: int, start: int, end: int) -> int:
-        """Where the topic goes on behind the archive. Raises LostRecords where neither has an offset."""
-        has = self._archive.has(partition)
-        border = min(end, has.next) if has.first <= start < has.next else start
+    def _checked_border(self, partition: int, start: int, end: int) -> int:
+        """The same as `border`. Raises LostRecords where neither archive nor topic has an offset."""
+        reached = border(self._archive, partition, start, end)
         low, high = self._logs.get(partition, (0, 0))
-        if border < min(low, end):
-            raise lost(self._name, partition, border, min(low, end))
-        if max(high, border) < end:
-            raise lost(self._name, partition, max(high, border), end)
-        return border
+        if reached < min(low, end):
+            raise lost(self._name, partition, reached, min(low, end))
+        if max(high, reached) < end:
+            raise lost(self._name, partition, max(high, reached), end)
+        return reached
 
     def close(self) -> None:
         """Disconnect."""
         self._topic.close()
+
+
+def border(archive: Archive, partition: int, start: int, end: int) -> int:
+    """Where, of the offsets from `start` to before `end`, the topic goes on behind the archive."""
+    has = archive.has(partition)
+    return min(end, has.next) if has.first <= start < has.next else start
 
 
 def bounds(kafka: Kafka, archive: Archive) -> dict[int, Span]:

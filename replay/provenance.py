@@ -33,8 +33,10 @@ ANSWER_S = 30.0
 class Provenance:
     """A run. `offsets`: partition → [first, one after the last]; `state`: where the state at the beginning came from.
 
-    `counts`: frames, readings, rejected, alerts and so on, of all partitions. `digests`: partition → asset → stage →
-    digest (see `replay.digests`; those of `frames` "as-live" are over bytes, of "wide" over readings).
+    `archived`: as `offsets`, what came from an archive, with what the state at the beginning was folded from;
+    the rest came from the topic. `counts`: frames, readings, rejected, alerts and so on, of all partitions.
+    `digests`: partition → asset → stage → digest (see `replay.digests`; those of `frames` "as-live" are
+    over bytes, of "wide" over readings).
     """
 
     run: str
@@ -51,6 +53,7 @@ class Provenance:
     workers: int
     counts: dict[str, int] = field(default_factory=dict)
     digests: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
+    archived: dict[str, tuple[int, int]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def as_json(self) -> bytes:
@@ -62,7 +65,8 @@ def loaded(data: bytes) -> Provenance:
     """The run in the content of a `run.json`. Raises ValueError."""
     plain: dict[str, Any] = orjson.loads(data)
     try:
-        plain["offsets"] = {p: (first, last) for p, (first, last) in plain["offsets"].items()}
+        for name in ("offsets", "archived"):  # `archived` is absent in older ones
+            plain[name] = {p: (first, last) for p, (first, last) in plain.get(name, {}).items()}
         return Provenance(**{**plain, "assets": tuple(plain["assets"]), "notes": tuple(plain["notes"])})
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"no provenance of a run: {error}") from error

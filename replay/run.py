@@ -14,16 +14,15 @@ from kernels.settings import kernel_settings
 from kernels.warming import warm_up
 from replay import provenance, workers
 from replay.chain import READINGS_MAX
+from replay.kept import Kept, kept
 from replay.lane import steps_from
 from replay.provenance import Provenance
 from replay.snapshots import Snapshot, live_snapshots
-from replay.source import TopicSource
-from replay.span import Span, SpanError, duration_s, first_offsets, resolve
+from replay.span import Span, SpanError, duration_s, resolve
 from replay.workers import Counts, Plan, Task, Told
 from replay.writers import FolderWriter, NoWriter, TopicWriter, WriteError, Writer, create_run_topics
 from runtime.config import Kafka, Plant
 from schemas.states import StageState
-from schemas.topics import RAW
 
 To = Literal["topics", "parquet", "none"]
 Frames = Literal["as-live", "wide"]
@@ -46,6 +45,7 @@ class Request:
     assets: tuple[str, ...] = ()
     to: To = "topics"
     out: Path = Path("runs")
+    archive: Path | None = None
     workers: int | None = None
     state: str = NOTHING
     frames: Frames | None = None
@@ -105,12 +105,12 @@ class Beginning:
 def replay(request: Request, watch: Callable[[Result], None] = lambda _: None) -> Result:
     """Do it; `watch` is called with what is done so far.
 
-    Raises RequestError, SpanError, SnapshotError, WriteError, ReplayError, KafkaException, and what create_topics does.
+    Raises RequestError, SpanError, SourceError, SnapshotError, WriteError, ReplayError, KafkaException, and what
+    create_topics does.
     """
-    kafka = request.plant.kafka
-    topic = RAW.full_name(kafka.prefix)
-    span = resolve(kafka, topic, request.begin, request.end)
-    beginning = _beginning(request, span, topic)
+    raw = kept(request.plant.kafka, request.archive)
+    span = resolve(raw, request.begin, request.end)
+    beginning = _beginning(request, span, raw)
     tasks = [
         Task(partition=p, begin=beginning.begins[p], start=part.start, end=part.end)
         for p, part in span.parts.items()
@@ -123,17 +123,17 @@ def replay(request: Request, watch: Callable[[Result], None] = lambda _: None) -
     plan = Plan(
         tasks=tasks,
         steps=steps_from(settings),
-        topic=topic,
-        partitions=kafka.partitions,
+        topic=raw.topic,
+        partitions=request.plant.kafka.partitions,
         wide=wide,
         states=beginning.states,
-        source=lambda: TopicSource(kafka, topic, request.assets),
+        source=lambda: raw.source(request.assets),
         writer=_writer(request),
     )
     processes = min(request.workers or os.cpu_count() or 1, len(tasks))
     result, digests = _run(plan, processes, span.records, watch)
     result.provenance = _provenance(
-        request=request, span=span, beginning=beginning, processes=processes, result=result, digests=digests
+        request=request, raw=raw, span=span, beginning=beginning, processes=processes, result=result, digests=digests
     )
     result.notes += result.provenance.notes
     if request.to == "parquet":
@@ -190,22 +190,22 @@ def _writer(request: Request) -> Callable[[], Writer]:
     return NoWriter
 
 
-def _beginning(request: Request, span: Span, topic: str) -> Beginning:
+def _beginning(request: Request, span: Span, raw: Kept) -> Beginning:
     starts = {p: part.start for p, part in span.parts.items()}
     if request.state == NOTHING:
         return Beginning(begins=starts)
     if request.state == LIVE:
         return _live(live_snapshots(request.plant.kafka, span), span)
-    return _warm_up(request, span, topic, starts)
+    return _warm_up(request, span, raw, starts)
 
 
-def _warm_up(request: Request, span: Span, topic: str, starts: Mapping[int, int]) -> Beginning:
+def _warm_up(request: Request, span: Span, raw: Kept, starts: Mapping[int, int]) -> Beginning:
     seconds = duration_s(request.state.removeprefix(WARM_UP), "--state warmup")
     if span.from_ms is None:
         raise SpanError(
             f"--state {request.state!r} --from {request.begin!r}: allowed with a time that something precedes"
         )
-    before = first_offsets(request.plant.kafka, topic, span.from_ms - round(seconds * 1000))
+    before = raw.first_offsets(span.from_ms - round(seconds * 1000))
     begins = {p: min(start, before.get(p, start)) for p, start in starts.items()}
     return Beginning(begins=begins, says=f"a warm-up of {seconds:g} s whose results were thrown away")
 
@@ -229,6 +229,7 @@ def _live(snapshots: Mapping[int, Snapshot], span: Span) -> Beginning:
 def _provenance(
     *,
     request: Request,
+    raw: Kept,
     span: Span,
     beginning: Beginning,
     processes: int,
@@ -242,11 +243,12 @@ def _provenance(
         run=request.run,
         params=provenance.params_digest(request.plant),
         code=provenance.code_version(),
-        source=RAW.full_name(request.plant.kafka.prefix),
+        source=raw.topic,
         from_ms=span.from_ms,
         to_ms=span.to_ms,
         assets=request.assets,
         offsets=provenance.offsets_of(span),
+        archived=_archived(raw, span, beginning),
         state=beginning.says,
         frames=request.mode,
         to=request.to,
@@ -258,3 +260,11 @@ def _provenance(
         digests=dict(sorted(digests.items(), key=lambda found: int(found[0]))),
         notes=tuple(notes),
     )
+
+
+def _archived(raw: Kept, span: Span, beginning: Beginning) -> dict[str, tuple[int, int]]:
+    """For `Provenance.archived`."""
+    parts = {p: raw.archived(p, beginning.begins[p], part.end) for p, part in sorted(span.parts.items())}
+    return {
+        str(p): found for p, found in parts.items() if found is not None and span.parts[p].start < span.parts[p].end
+    }

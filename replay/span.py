@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
@@ -27,6 +27,22 @@ ATTEMPTS, WAIT_S, ANSWER_S = 20, 0.5, 30
 
 class SpanError(ValueError):
     """A span that cannot be. The message names the option, the value and what is allowed."""
+
+
+#: First offset, and the one behind the last.
+Bounds = tuple[int, int]
+
+
+class Log(Protocol):
+    """What a span is resolved in (see `replay.kept`)."""
+
+    topic: str
+
+    def bounds(self) -> Mapping[int, Bounds]:
+        """First and next offset of every partition."""
+
+    def first_offsets(self, at_ms: int) -> Mapping[int, int]:
+        """Per partition the first offset at or after a time; the end where there is none."""
 
 
 class Part(NamedTuple):
@@ -89,22 +105,19 @@ def reader_settings(kafka: Kafka) -> dict[str, Any]:
     }
 
 
-def resolve(kafka: Kafka, topic: str, begin: str, end: str) -> Span:
-    """The offsets between two times, per partition. Raises SpanError, KafkaException."""
+def resolve(kept: Log, begin: str, end: str) -> Span:
+    """The offsets between two times, per partition. Raises SpanError and what the log does."""
     from_ms, to_ms = time_ms(begin, "--from"), time_ms(end, "--to")
     if begin == NOW or end == BEGINNING or (from_ms is not None and to_ms is not None and from_ms >= to_ms):
         raise SpanError(f"--from {begin!r} --to {end!r}: the span is empty, --from must be before --to")
-    with closing(Consumer(reader_settings(kafka))) as consumer:
-        bounds = bounds_of(consumer, kafka, topic)
-        starts = at_time(consumer, topic, bounds, from_ms)
-        ends = (
-            {p: high for p, (_, high) in bounds.items()} if to_ms is None else at_time(consumer, topic, bounds, to_ms)
-        )
+    bounds = kept.bounds()
+    starts = {p: low for p, (low, _) in bounds.items()} if from_ms is None else kept.first_offsets(from_ms)
+    ends = {p: high for p, (_, high) in bounds.items()} if to_ms is None else kept.first_offsets(to_ms)
     parts = {p: Part(starts[p], max(starts[p], ends[p]), low) for p, (low, _) in bounds.items()}
     span = Span(from_ms=from_ms, to_ms=to_ms, parts=parts)
     if not span.records:
-        kept = sum(high - low for low, high in bounds.values())
-        raise SpanError(f"--from {begin!r} --to {end!r}: {topic} has no record in that span ({kept} in all)")
+        all_ = sum(high - low for low, high in bounds.values())
+        raise SpanError(f"--from {begin!r} --to {end!r}: {kept.topic} has no record in that span ({all_} in all)")
     return span
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from replay.chain import Chain
 from replay.digests import Digests
 from replay.lane import Folded, Step
+from replay.manifest import ArchiveError
 from replay.records import Batches, RawRecord
 from replay.source import SourceError
 from replay.writers import WriteError, Writer
@@ -138,7 +139,7 @@ def _work(plan: Plan, number: int, following: Any, told: Any) -> None:
                 break
             worker.do(plan.tasks[index])
         source.close()
-    except (SourceError, WriteError) as error:
+    except (ArchiveError, SourceError, WriteError) as error:
         told.put(Told(number, failure=str(error)))
     except Exception as error:
         told.put(Told(number, failure=f"worker {number}: {error!r}\n{traceback.format_exc()}"))
