@@ -39,8 +39,8 @@ sbom: setup ## bill of materials of what is locked: sbom.json, CycloneDX
 test: check services ## everything that proves the project, on real services
 	.venv/bin/python -m pytest --numprocesses 2 --dist worksteal
 
-faults: services ## strike every row of the table of faults; SEEDS=1,2,3 JOBS=2 OUT=faults.json LOAD=20x50x2 (assets x tags x Hz)
-	$(if $(LOAD),FAULTS_LOAD=$(LOAD) ).venv/bin/python -m tests.faults --seeds $(or $(SEEDS),1) --jobs $(or $(JOBS),1) --out $(or $(OUT),faults.json)
+faults: services ## strike every row of the table of faults; SEEDS=1,2,3 JOBS=2 OUT=docs/faults.json LOAD=20x50x2 (assets x tags x Hz)
+	$(if $(LOAD),FAULTS_LOAD=$(LOAD) ).venv/bin/python -m tests.faults --seeds $(or $(SEEDS),1) --jobs $(or $(JOBS),1) --out $(or $(OUT),docs/faults.json)
 
 fault: services ## one row of it: ROW=3 SEED=7 (SHORT=1: as in `make test`) LOAD=20x50x2
 	$(if $(LOAD),FAULTS_LOAD=$(LOAD) ).venv/bin/python -m tests.faults --row $(ROW) --seed $(or $(SEED),1) --out fault.json $(if $(SHORT),--short)
