@@ -15,7 +15,7 @@ from replay.archived import Archive
 from replay.joined import JoinedSource
 from replay.manifest import ArchiveError
 from replay.source import SourceError, TopicSource
-from replay.span import Bounds, bounds_of, first_offsets, reader_settings
+from replay.span import Bounds, SpanError, bounds_of, first_offsets, reader_settings
 from runtime.config import Kafka
 from schemas.topics import RAW
 
@@ -47,7 +47,7 @@ class InTopic:
     def bounds(self) -> Mapping[int, Bounds]:
         """First and next offset of every partition."""
         with closing(Consumer(reader_settings(self._kafka))) as consumer:
-            return bounds_of(consumer, self._kafka, self.topic)
+            return _as_configured(self._kafka, self.topic, bounds_of(consumer, self._kafka, self.topic))
 
     def first_offsets(self, at_ms: int) -> Mapping[int, int]:
         """The first offset at or after a time."""
@@ -75,7 +75,7 @@ class InArchiveAndTopic:
     def bounds(self) -> Mapping[int, Bounds]:
         """First and next offset that both have together; SourceError where there is a hole between them."""
         try:
-            return joined.bounds(self._kafka, self._archive)
+            return _as_configured(self._kafka, self.topic, joined.bounds(self._kafka, self._archive))
         except ArchiveError as error:
             raise SourceError(f"--archive {error}") from error
 
@@ -94,6 +94,15 @@ class InArchiveAndTopic:
     def source(self, assets: tuple[str, ...]) -> JoinedSource:
         """A reader of both."""
         return JoinedSource(self._kafka, self._archive, assets)
+
+
+def _as_configured(kafka: Kafka, topic: str, bounds: Mapping[int, Bounds]) -> Mapping[int, Bounds]:
+    """The same bounds. Raises SpanError where they are not of as many partitions as frames are judged by."""
+    if len(bounds) != kafka.partitions:  # every record would be one in the wrong partition
+        raise SpanError(
+            f"{topic} has {len(bounds)} partitions, kafka.partitions = {kafka.partitions}; allowed is the same"
+        )
+    return bounds
 
 
 def kept(kafka: Kafka, archive: Path | None) -> Kept:
