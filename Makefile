@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 TWIN := .venv/bin/twin
 PYTHON ?= python3
-PACKAGES := schemas runtime connectors kernels agents replay queries audit plant services cli bench
+PACKAGES := schemas runtime connectors kernels store agents replay queries audit plant services cli bench
 SECONDS ?=
 REPORT ?=
 

@@ -1,4 +1,4 @@
 """Stages as processes: Faust wiring around the kernels.
 
-Rule: imports `schemas`, `kernels` and `runtime`; only `agents/stage.py` and what it is built from know Faust.
+Rule: imports `schemas`, `kernels`, `runtime` and `store`; only `agents/stage.py` and what it is built from know Faust.
 """

@@ -17,9 +17,6 @@ from dataclasses import dataclass, field, replace
 
 from agents import stage
 from agents.fold import FailPoint, nothing
-from agents.influx_writer import InfluxWriter, Unwanted
-from agents.line_protocol import UnstorableError, frame_line
-from agents.record_lines import lines_of
 from agents.stage import Received
 from runtime import metrics
 from runtime.config import Plant
@@ -27,6 +24,9 @@ from schemas.codec import DecodeError, Record, decode, encode
 from schemas.frames import EstimateFrame, columns_of
 from schemas.records import Alert, Rejected, TwinState
 from schemas.topics import ALERTS, ESTIMATES, STATE
+from store.influx_writer import InfluxWriter, Unwanted
+from store.line_protocol import UnstorableError, frame_line
+from store.record_lines import lines_of
 
 log = logging.getLogger(__name__)
 

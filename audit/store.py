@@ -66,7 +66,7 @@ class Database:
         wanted = ", ".join(f'"{name}"' for name in _FIELDS)
         query = (
             f'SELECT {wanted} FROM "reactor_sensor" WHERE "reactor_id" = $asset AND "sensor_type" = $tag '
-            "AND time >= $from AND time <= $to"
+            "AND \"run\" = '' AND time >= $from AND time <= $to"  # what a replay wrote has the tag `run`
         )
         rows = self._rows(query, {"asset": asset, "tag": tag, "from": from_ns, "to": to_ns})
         # InfluxDB shows the fields of a point one by one while it stores them: without its quality it is not there yet.

@@ -8,7 +8,7 @@ at the end. The sink runs as a process of its own.
   frame with a twin state as the twin would write it. Latency is from handing a frame to Kafka until InfluxDB's answer
   (the frame's `reactor_frame`); CPU is the process's own, user and system, first of all with nothing to do.
 - burst: frames of 500 readings wait in Kafka; the time runs from the first confirmation to the last.
-- building: lines per second of `agents/line_protocol.py` alone, for small and large frames.
+- building: lines per second of `store/line_protocol.py` alone, for small and large frames.
 """
 
 import argparse
@@ -28,7 +28,6 @@ import psutil
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
-from agents.line_protocol import reading_lines
 from queries.influxql import InfluxQL
 from runtime.config import Influxdb, Kafka, Plant
 from runtime.kafka import client_settings, create_topics
@@ -36,6 +35,7 @@ from schemas.codec import encode
 from schemas.frames import EstimateFrame
 from schemas.records import TwinState, Variable
 from schemas.topics import ESTIMATES, STATE
+from store.line_protocol import reading_lines
 
 CODE = (
     "import sys; from agents.sink import run; from runtime import logs; from runtime.config import Plant; "

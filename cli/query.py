@@ -26,6 +26,9 @@ AssetArgument = Annotated[str, typer.Argument(help="Asset, as R101.")]
 TagArgument = Annotated[str, typer.Argument(help="Tag, as temperature.")]
 StartOption = Annotated[str, typer.Option(help="-15m, -2d, 2026-01-31T12:00:00Z, or ns since 1970.")]
 StopOption = Annotated[str, typer.Option(help="The same; now.")]
+RunOption = Annotated[
+    str, typer.Option(help="Points of this run (`twin replay --to-where influxdb`); live ones without it.")
+]
 ROWS_SHOWN = 50
 
 
@@ -33,12 +36,13 @@ ROWS_SHOWN = 50
 def latest(
     asset: AssetArgument,
     tag: TagArgument,
+    run: RunOption = "",
     config: ConfigOption = None,
     run_dir: RunDirOption = DEFAULT_RUN_DIR,
     form: FormatOption = "table",
 ) -> None:
     """The newest reading of a tag."""
-    with one_line_errors(QueryError), _queries(config, run_dir) as queries:
+    with one_line_errors(QueryError), _queries(config, run_dir, run) as queries:
         _show(queries.latest(asset, tag).to_frame().T.rename_axis("time"), form)
 
 
@@ -48,12 +52,13 @@ def range_(
     tag: TagArgument,
     start: StartOption = "-15m",
     stop: StopOption = "now",
+    run: RunOption = "",
     config: ConfigOption = None,
     run_dir: RunDirOption = DEFAULT_RUN_DIR,
     form: FormatOption = "table",
 ) -> None:
     """All readings of a tag in a time range."""
-    with one_line_errors(QueryError), _queries(config, run_dir) as queries:
+    with one_line_errors(QueryError), _queries(config, run_dir, run) as queries:
         _show(queries.range(asset, tag, _moment(start), _moment(stop)), form)
 
 
@@ -65,18 +70,19 @@ def window(
     stop: StopOption = "now",
     every: Annotated[str, typer.Option(help="Length of a window, as 1s, 1m, 1h.")] = "1m",
     aggregate: Annotated[Aggregate, typer.Option(help="What of each window.")] = "mean",
+    run: RunOption = "",
     config: ConfigOption = None,
     run_dir: RunDirOption = DEFAULT_RUN_DIR,
     form: FormatOption = "table",
 ) -> None:
     """Mean, max or min per window of time."""
-    with one_line_errors(QueryError), _queries(config, run_dir) as queries:
+    with one_line_errors(QueryError), _queries(config, run_dir, run) as queries:
         _show(queries.window(asset, tag, _moment(start), _moment(stop), every=every, aggregate=aggregate), form)
 
 
-def _queries(config: ConfigOption, run_dir: RunDirOption) -> Queries:
+def _queries(config: ConfigOption, run_dir: RunDirOption, run: str) -> Queries:
     use_environment_of(run_dir)
-    return Queries(configuration(config).influxdb)
+    return Queries(configuration(config).influxdb, run=run)
 
 
 def _moment(text: str) -> int | str:

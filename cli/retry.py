@@ -16,9 +16,6 @@ from typing import NamedTuple
 import numpy as np
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from agents.influx_writer import InfluxWriter
-from agents.line_protocol import UnstorableError
-from agents.record_lines import lines_of
 from cli.rejected_log import Place, Plan, RejectedLog, frame_in
 from connectors.retry import StillBadError, frame_again
 from runtime.config import Plant
@@ -35,6 +32,9 @@ from schemas.records import (
     Rejected,
 )
 from schemas.topics import MAX_RECORD_BYTES, RAW, REJECTED, VALIDATED, Topic
+from store.influx_writer import InfluxWriter
+from store.line_protocol import UnstorableError
+from store.record_lines import lines_of
 
 AT_ONCE = 100
 DELIVERY_S = 60.0

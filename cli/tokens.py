@@ -15,7 +15,7 @@ from services.influx_tokens import ROLES, InfluxApi, make_tokens
 def tokens(
     folder: Annotated[Path, typer.Argument(help="Where the tokens go, a file per role; `influxdb.tokens_dir`.")],
     role: Annotated[
-        list[str] | None, typer.Option("--role", help="sink, viewer or operator, more than once; all.")
+        list[str] | None, typer.Option("--role", help="sink, viewer, operator or replay, more than once; all.")
     ] = None,
     config: ConfigOption = None,
 ) -> None:

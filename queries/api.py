@@ -39,12 +39,15 @@ _STORED = {
     "seq": "int",
 }
 _COLUMNS = ", ".join(f'"{name}"' for name in _STORED)
-_OF_TAG = '"reactor_id" = $asset AND "sensor_type" = $tag'
+_OF_ASSET = '"reactor_id" = $asset AND "run" = $run'  # an empty text is what InfluxQL compares with an absent tag
+_OF_TAG = f'{_OF_ASSET} AND "sensor_type" = $tag'
 _BETWEEN = f"{_OF_TAG} AND time >= $start AND time < $stop"
 
 
 class Queries:
     """Questions to one bucket of InfluxDB, as a context manager. Every method raises QueryError.
+
+    `run` names the replay whose points are asked for; without it they are those of the live system, and only those.
 
     A DataFrame of readings has the index `time` (UTC, ns) and the columns `value` (unit), `unit`, `flag` (QARTOD),
     `grade` (GOOD, UNCERTAIN, BAD), `tests`, `status`, `mark` (bits of `schemas.quality`), `text` (what came instead of
@@ -52,11 +55,12 @@ class Queries:
     `source`, `seq`. Numbers that are not there are NaN. Rows with the mark IMPUTED stand for readings that never came.
     """
 
-    def __init__(self, influxdb: Influxdb, *, timeout_s: float = 60.0, page_rows: int = 200_000) -> None:
+    def __init__(self, influxdb: Influxdb, *, run: str = "", timeout_s: float = 60.0, page_rows: int = 200_000) -> None:
         if page_rows < 1000:
             raise QueryError(f"page_rows {page_rows}: allowed is 1000 or more")
         self._client = InfluxQL(influxdb, timeout_s)
         self._page_rows = page_rows
+        self._run = run
 
     def __enter__(self) -> Self:
         return self
@@ -66,14 +70,18 @@ class Queries:
 
     def tags(self, asset: str) -> list[str]:
         """Names of the tags that have readings of an asset; empty where the asset is unknown."""
-        query = 'SHOW TAG VALUES FROM "reactor_sensor" WITH KEY = "sensor_type" WHERE "reactor_id" = $asset'
-        return sorted(row["value"] for row in self._client.texts(query, {"asset": asset}))
+        query = f'SHOW TAG VALUES FROM "reactor_sensor" WITH KEY = "sensor_type" WHERE {_OF_ASSET}'
+        return sorted(row["value"] for row in self._client.texts(query, {"asset": asset, "run": self._run}))
+
+    def has_run(self, run: str) -> bool:
+        """Whether there are points of a run of this name."""
+        return bool(self._client.texts('SHOW TAG VALUES WITH KEY = "run" WHERE "run" = $run', {"run": run}))
 
     def latest(self, asset: str, tag: str) -> pd.Series:
         """The reading with the newest source time; the Series is one row of `range`, its name the time."""
         # Only constants of ours are put into queries; what a user says goes in as a bound parameter.
         query = f'SELECT {_COLUMNS} FROM "reactor_sensor" WHERE {_OF_TAG} ORDER BY time DESC LIMIT 1'
-        found = _readings(self._client.select(query, {"asset": asset, "tag": tag}, _STORED))
+        found = _readings(self._client.select(query, self._bound(asset, tag), _STORED))
         if found.empty:
             known = ", ".join(self.tags(asset)) or "none, the asset is unknown"
             raise QueryError(f"no readings of tag {tag!r} of asset {asset!r}; its tags are: {known}")
@@ -88,7 +96,7 @@ class Queries:
         start_ns, stop_ns = _span(start, stop)
         query = f'SELECT {_COLUMNS} FROM "reactor_sensor" WHERE {_BETWEEN} ORDER BY time LIMIT {self._page_rows}'
         while True:
-            parameters: dict[str, Parameter] = {"asset": asset, "tag": tag, "start": start_ns, "stop": stop_ns}
+            parameters = self._bound(asset, tag) | {"start": start_ns, "stop": stop_ns}
             rows = self._client.select(query, parameters, _STORED)
             if len(rows) < self._page_rows:
                 yield _readings(rows)
@@ -113,18 +121,21 @@ class Queries:
             f'SELECT {aggregate}("value") AS "{aggregate}", count("value") AS "count" FROM "reactor_sensor" '
             f"WHERE {_BETWEEN} GROUP BY time($every) fill(none)"
         )
-        parameters: dict[str, Parameter] = {"asset": asset, "tag": tag, "start": start_ns, "stop": stop_ns}
+        parameters = self._bound(asset, tag) | {"start": start_ns, "stop": stop_ns}
         found = self._client.select(query, parameters | {"every": length}, {aggregate: "float", "count": "int"})
         return _indexed(found).astype({"count": "int64"})
 
     def state(self, asset: str) -> dict[str, float]:
-        """The newest state of an asset's twin, number by name (`agents/twin_lines.py` lists the names)."""
-        query = 'SELECT * FROM "reactor_twin" WHERE "reactor_id" = $asset ORDER BY time DESC LIMIT 1'
-        found = self._client.texts(query, {"asset": asset})
+        """The newest state of an asset's twin, number by name (`store/twin_lines.py` lists the names)."""
+        query = f'SELECT * FROM "reactor_twin" WHERE {_OF_ASSET} ORDER BY time DESC LIMIT 1'
+        found = self._client.texts(query, {"asset": asset, "run": self._run})
         if not found:
             raise QueryError(f"no state of asset {asset!r}")
-        texts = ("name", "tags", "time", "reactor_id", "model", "source")
+        texts = ("name", "tags", "time", "reactor_id", "model", "source", "run")
         return {name: float(cell) for name, cell in found[0].items() if cell and name not in texts}
+
+    def _bound(self, asset: str, tag: str) -> dict[str, Parameter]:
+        return {"asset": asset, "tag": tag, "run": self._run}
 
 
 def _span(start: Moment, stop: Moment) -> tuple[int, int]:

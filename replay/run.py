@@ -24,7 +24,7 @@ from replay.writers import FolderWriter, NoWriter, TopicWriter, WriteError, Writ
 from runtime.config import Kafka, Plant
 from schemas.states import StageState
 
-To = Literal["topics", "parquet", "none"]
+To = Literal["topics", "parquet", "influxdb", "none"]
 Frames = Literal["as-live", "wide"]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 NOTHING, LIVE, WARM_UP = "nothing", "live", "warmup="
@@ -36,7 +36,7 @@ class RequestError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is asked for. `frames` None: as live for topics, else wide. `workers` None: one per core."""
+    """What is asked for. `frames` None: wide for files and none, else as live. `workers` None: one per core."""
 
     plant: Plant
     begin: str
@@ -62,7 +62,7 @@ class Request:
     @property
     def mode(self) -> Frames:
         """How frames are folded."""
-        return self.frames or ("as-live" if self.to == "topics" else "wide")
+        return self.frames or ("as-live" if self.to in ("topics", "influxdb") else "wide")
 
 
 @dataclass(slots=True)
@@ -187,6 +187,10 @@ def _writer(request: Request) -> Callable[[], Writer]:
             raise WriteError(f"--out {request.out} --run {request.run!r}: {folder} is not empty; allowed is a new name")
         folder.mkdir(parents=True, exist_ok=True)
         return lambda: FolderWriter(folder)
+    if request.to == "influxdb":
+        from replay import points  # pandas comes with it, which no other run needs
+
+        return points.writer_of(request.plant, request.run)
     return NoWriter
 
 

@@ -161,9 +161,10 @@ class Influxdb(Section):
         return secret("INFLUX_TOKEN", self.token_file) or ""
 
     def as_role(self, role: str) -> Self:
-        """The same for one process: the sink and who retries have tokens that write, who looks one that reads."""
+        """The same for one process: the sink and who retries have tokens that write, who looks one that reads,
+        a replay one for both."""
         folder = self.tokens_dir or os.environ.get("INFLUX_TOKENS_DIR")
-        if folder is None or self.token_file is not None or role not in ("sink", "viewer", "operator"):
+        if folder is None or self.token_file is not None or role not in ("sink", "viewer", "operator", "replay"):
             return self
         return self.model_copy(update={"token_file": Path(folder) / role})
 

@@ -15,7 +15,7 @@ from typing import Any
 from services.errors import ServiceError
 
 #: Role → what it may do with the bucket; the role is also the name of the token's file.
-ROLES = {"sink": ("write",), "viewer": ("read",), "operator": ("write",)}
+ROLES = {"sink": ("write",), "viewer": ("read",), "operator": ("write",), "replay": ("read", "write")}
 TIMEOUT_S = 10.0
 
 

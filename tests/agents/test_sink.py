@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents import influx_writer
-from agents.line_protocol import reading_lines
 from agents.sink import UNAUTHORISED, Sink
 from queries.api import Queries
 from runtime.config import Plant
@@ -19,6 +17,8 @@ from schemas.records import Alert, Rejected, TwinState, Variable, Window
 from schemas.states import StageState
 from schemas.topics import ALERTS, STATE
 from services.influxdb import InfluxDB
+from store import influx_writer
+from store.line_protocol import reading_lines
 from tests.agents.fault_proxy import FaultProxy, Trouble, fault_proxy
 from tests.agents.sink_samples import START_NS, WEIRD, frame, plant_with_bucket, received
 
@@ -115,7 +115,7 @@ async def test_one_poisonous_line_stops_no_other(
         lines[1234] = lines[1234].replace("value=", "value=poison")
         return lines, refused
 
-    monkeypatch.setattr("agents.record_lines.reading_lines", with_poison)
+    monkeypatch.setattr("store.record_lines.reading_lines", with_poison)
     await bench.store(frame(np.arange(5000.0)))
     assert bench.values() == [float(n) for n in range(5000) if n != 1234]
     (rejected,) = bench.rejected

@@ -15,8 +15,6 @@ import numpy as np
 import orjson
 from confluent_kafka import Producer
 
-from agents.influx_writer import InfluxWriter
-from agents.line_protocol import reading_lines
 from agents.settings import kernel_settings
 from audit.check import Report, check
 from audit.expected import load
@@ -31,6 +29,8 @@ from schemas.frames import EstimateFrame, Frame, Gap, columns_of, empty_columns
 from schemas.records import Rejected
 from schemas.topics import CHANGELOGS, ESTIMATES, RAW, REJECTED, STATE, VALIDATED
 from services.influxdb import InfluxDB
+from store.influx_writer import InfluxWriter
+from store.line_protocol import reading_lines
 from tests.faults.fold import fold
 
 PARTITIONS = 3

@@ -10,13 +10,13 @@ import numpy as np
 import orjson
 import pytest
 
-from agents.influx_writer import InfluxWriter
 from audit.compare import Report, compare
 from audit.journal import JournalError
 from audit.store import Database, StoreError
 from runtime.config import Influxdb
 from schemas.quality import Flag, Mark, Test
 from services.influxdb import InfluxDB
+from store.influx_writer import InfluxWriter
 
 pytestmark = pytest.mark.services
 START_NS = 1_760_000_000_000_000_000

@@ -19,7 +19,7 @@ CRASHES = Path(__file__).parent / "crashes"
 INPUT_BYTES_MAX = 16_384
 INSTRUMENTED = [
     "schemas", "connectors.payload", "connectors.framer", "fastavro._read_py", "fastavro.io.binary_decoder",
-    "agents.line_protocol", "agents.twin_lines",
+    "store.line_protocol", "store.twin_lines",
 ]  # fmt: skip
 
 with atheris.instrument_imports(include=INSTRUMENTED):

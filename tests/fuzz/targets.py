@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from agents.line_protocol import UnstorableError, alert_line, reading_lines, window_line
-from agents.twin_lines import state_line
 from connectors.framer import TEXT_CHARS_MAX, Framer, Reading
 from connectors.payload import TIME_NS_MAX, PayloadError, parse
 from kernels.stages import STAGES
@@ -22,6 +20,8 @@ from schemas.codec import HEADER_BYTES, MARKER, DecodeError, Record, decode, enc
 from schemas.frames import EstimateFrame, Frame, ValidatedFrame, columns_of
 from schemas.quality import Mark
 from schemas.records import Alert, TwinState
+from store.line_protocol import UnstorableError, alert_line, reading_lines, window_line
+from store.twin_lines import state_line
 from tests.kernels.frame_strategies import EVERYTHING, settings_of
 
 MEMORY_BYTES = 50_000_000

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from agents.line_protocol import UnstorableError
-from agents.twin_lines import state_line
 from schemas.codec import HEADER_BYTES, MARKER, encode, versions
 from schemas.frames import EstimateFrame, Frame, ValidatedFrame, columns_of
 from schemas.records import TwinState
+from store.line_protocol import UnstorableError
+from store.twin_lines import state_line
 from tests.fuzz.targets import check_frame, check_payload, check_record, is_one_line, records, seeds
 
 CRASHES = sorted((Path(__file__).parent / "crashes").glob("*/*"))

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agents.influx_writer import InfluxWriter
 from queries.api import Queries, QueryError
 from queries.moments import duration_ns, moment_ns
 from runtime.config import Influxdb
 from services.influxdb import InfluxDB
+from store.influx_writer import InfluxWriter
 
 START_NS = 1_760_000_000_000_000_000
 COUNT = 5000

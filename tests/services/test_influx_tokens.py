@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from agents.influx_writer import InfluxWriter
 from cli.common import configuration
 from queries.influxql import InfluxQL
 from runtime.config import Influxdb, Plant
 from services.influx_tokens import ROLES, InfluxApi, make_tokens
 from services.influxdb import InfluxDB
+from store.influx_writer import InfluxWriter
 
 pytestmark = pytest.mark.services
 QUERY = 'SELECT value FROM "tokens" WHERE "n" = $n'

@@ -1,11 +1,11 @@
-"""Line protocol of InfluxDB for every record the sink stores, as text lines with times in ns.
+"""Line protocol of InfluxDB for every record that is stored, as text lines with times in ns.
 
 | measurement      | tags                            | time                       | fields               |
 |------------------|---------------------------------|----------------------------|----------------------|
 | `reactor_sensor` | reactor_id, sensor_type, unit   | source time + ordinal      | see below            |
 | `reactor_frame`  | reactor_id, source              | frame's time + seq mod 1e6 | epoch, seq, readings,|
 |                  |                                 |                            | stored_ns (int)      |
-| `reactor_twin`   | reactor_id                      | event time                 | `agents/twin_lines.py` |
+| `reactor_twin`   | reactor_id                      | event time                 | `store/twin_lines.py` |
 | `reactor_window` | reactor_id, sensor_type, window | start of the window        | count (int), mean,   |
 |                  |                                 |                            | min, max (float)     |
 | `reactor_alert`  | reactor_id, kind, sensor_type   | event time                 | severity, message    |
@@ -15,6 +15,8 @@ Fields of a reading: `value`, `estimate`, `rate`, `std`, `innovation`, `nis` (fl
 `quality`, `tests`, `status`, `mark`, `arrival_ns`, `server_ns` (absent where 0), `seq` (int), `source` (string),
 `reason` (string: the text that came instead of a number, or which infinity the number is).
 
+Points of a replay have the further tag `run`, its name (`of_run`): they and the live ones never meet.
+
 `reactor_frame` says when InfluxDB confirmed the readings of a frame (`seq` and `source` lead from a reading to it).
 An empty tag value, which line protocol does not have, is written as `none`.
 
@@ -22,7 +24,7 @@ The reading's lines are built column by column with string operations that run i
 costs three times as much). Floats are the shortest decimal that reads back to the same bits. Rule: no I/O here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import repeat
 from math import isfinite
@@ -90,6 +92,13 @@ def alert_line(alert: Alert) -> str:
     tags = f"reactor_id={tag_value(alert.asset)},kind={tag_value(alert.kind)},sensor_type={tag_value(alert.tag)}"
     fields = f"severity={text_value(alert.severity)},message={text_value(alert.message)}"
     return f"reactor_alert,{tags} {fields}{float_fields({'value': alert.value})} {checked_time(alert.time_ns)}"
+
+
+def of_run(lines: Sequence[str], run: str) -> list[str]:
+    """The lines as points of a run: with the tag `run`. Raises UnstorableError where the name cannot be a tag."""
+    tag = f"run={tag_value(run)}"
+    split = (line.split(",", 1) for line in lines)  # the names of our measurements have no comma, and all have tags
+    return [f"{measurement},{tag},{rest}" for measurement, rest in split]
 
 
 def float_fields(numbers: Mapping[str, float | None]) -> str:

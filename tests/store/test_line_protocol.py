@@ -6,17 +6,18 @@ import time
 import numpy as np
 import pytest
 
-from agents.line_protocol import (
+from schemas.records import Alert, TwinState, Variable, Window
+from store.line_protocol import (
     MAX_TIME_NS,
     UnstorableError,
     alert_line,
     frame_line,
+    of_run,
     reading_lines,
     tag_value,
     window_line,
 )
-from agents.twin_lines import state_line, unit_suffix, with_horizon
-from schemas.records import Alert, TwinState, Variable, Window
+from store.twin_lines import state_line, unit_suffix, with_horizon
 from tests.agents.sink_samples import START_NS, WEIRD, frame
 
 
@@ -161,3 +162,14 @@ def test_alerts_windows_and_times_of_storage() -> None:
     )
     with pytest.raises(UnstorableError, match="range"):
         alert_line(Alert(asset="R101", kind="drift", severity="info", time_ns=2**63 - 1, message=""))
+
+
+def test_points_of_a_run_have_its_name_as_a_tag() -> None:
+    """The run's name is escaped and stands beside the tags that there are; nothing else changes."""
+    lines = ["reactor_sensor,reactor_id=a\\,b,sensor_type=t value=1 5", 'reactor_alert,kind=k message="a,b c" 6']
+    assert of_run(lines, "night 1") == [
+        "reactor_sensor,run=night\\ 1,reactor_id=a\\,b,sensor_type=t value=1 5",
+        'reactor_alert,run=night\\ 1,kind=k message="a,b c" 6',
+    ]
+    with pytest.raises(UnstorableError, match="no control codes"):
+        of_run(lines, "a\nb")

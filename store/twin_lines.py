@@ -23,8 +23,8 @@ import re
 from functools import lru_cache
 from math import isfinite
 
-from agents.line_protocol import UnstorableError, checked_time, field_key, float_fields, tag_value, text_value
 from schemas.records import TwinState, Variable
+from store.line_protocol import UnstorableError, checked_time, field_key, float_fields, tag_value, text_value
 
 _UNIT_NAMES = {"%": "percent", "°C": "degC", "°F": "degF"}
 #: How a unit looks at the end of a name, so that the horizon can go before it.

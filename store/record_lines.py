@@ -1,10 +1,10 @@
-"""What the sink stores of a record, for the sink and for whoever stores one again. Rule: no I/O, no Kafka, no Faust."""
+"""What is stored of a record: by the sink, by whoever stores one again, by a replay. Rule: no I/O, no Kafka."""
 
-from agents.line_protocol import Refused, alert_line, reading_lines, window_line
-from agents.twin_lines import state_line
 from schemas.codec import DecodeError, Record
 from schemas.frames import EstimateFrame
 from schemas.records import Alert, TwinState
+from store.line_protocol import Refused, alert_line, reading_lines, window_line
+from store.twin_lines import state_line
 
 
 def lines_of(record: Record) -> tuple[list[str], list[Refused]]:
