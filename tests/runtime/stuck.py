@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from runtime.metrics import READINGS
+
 
 def stick(how: str) -> None:
     """Do not come back."""
@@ -131,10 +133,10 @@ def _kafka(how: str) -> None:
 def _tend(how: str) -> None:
     from connectors.delivery import Delivery
 
-    real, passed = Delivery._renew, itertools.count(1)
+    real = Delivery._renew
 
     def renew(self: Delivery) -> None:
-        if next(passed) == 20:
+        if READINGS._value.get() >= 3:  # not before the field sends, like the others
             stick(how)
         real(self)
 
