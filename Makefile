@@ -37,7 +37,8 @@ sbom: setup ## bill of materials of what is locked: sbom.json, CycloneDX
 		--output-file sbom.json requirements.lock
 
 test: check services ## everything that proves the project, on real services
-	.venv/bin/python -m pytest --numprocesses 2 --dist worksteal
+	.venv/bin/python -m pytest --numprocesses 2 --dist worksteal -m "not services and not kill"
+	.venv/bin/python -m pytest -m "services or kill"
 
 faults: services ## strike every row of the table of faults; SEEDS=1,2,3 JOBS=2 OUT=docs/faults.json LOAD=20x50x2 (assets x tags x Hz)
 	$(if $(LOAD),FAULTS_LOAD=$(LOAD) ).venv/bin/python -m tests.faults --seeds $(or $(SEEDS),1) --jobs $(or $(JOBS),1) --out $(or $(OUT),docs/faults.json)
