@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -66,7 +67,6 @@ def replay(
     use_environment_of(run_dir)
     plant = _configuration(config, params)
     with one_line_errors(*EXPECTED, PlanError):
-        plant = on_topics_at_work(plant)
         request = Request(
             plant=plant,
             begin=begin,
@@ -80,6 +80,7 @@ def replay(
             state=state,
             frames=None if frames is None else _one_of(frames, Frames, "--frames"),
         )
+        request = replace(request, plant=on_topics_at_work(plant))  # only then ask Kafka
         with _bar() as watch:
             result = run_replay(request, watch)
     out.print(summary(result))

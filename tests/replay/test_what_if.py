@@ -104,7 +104,7 @@ def test_times_and_durations() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["--to-where", "disk", "--run", "a"], 1, "--to-where 'disk': allowed are topics, parquet, none"),
+        (["--to-where", "disk", "--run", "a"], 1, "--to-where 'disk': allowed are topics, parquet, influxdb, none"),
         (["--frames", "wider", "--run", "a"], 1, "--frames 'wider': allowed are as-live, wide"),
         ([], 1, "--run is missing"),
         (["--params", "/nowhere.toml"], 78, "--params /nowhere.toml: cannot be read"),
