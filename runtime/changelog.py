@@ -23,7 +23,8 @@ from schemas.topics import MAX_RECORD_BYTES
 log = logging.getLogger(__name__)
 
 POSITION = struct.Struct("<q")
-READ_AT_ONCE = 1000
+READ_AT_ONCE = 200
+QUEUE_KBYTES = 8 * 1024  # rows wait here while one is looked at; a long changelog must not take more memory
 WAIT_S = 0.05
 
 
@@ -120,6 +121,7 @@ def _settings(kafka: Kafka, group: str) -> dict[str, object]:
         "enable.partition.eof": True,
         "auto.offset.reset": "error",
         "fetch.message.max.bytes": MAX_RECORD_BYTES,
+        "queued.max.messages.kbytes": QUEUE_KBYTES,
         "fetch.wait.max.ms": 10,
         "log.connection.close": False,
     }

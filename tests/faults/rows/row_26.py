@@ -32,12 +32,13 @@ def strike(rig: Rig, system: System) -> None:
     struck: dict[int, int] = {}
     for row in rig.rng.sample(QUICK, len(QUICK)) if rig.short else _for_an_hour(rig):
         blow = Rig(Outcome(row=row, title="", seed=rig.outcome.seed, short=True), rig.folder, rig.rng)
+        before = rig.outcome.struck
         import_module(f"tests.faults.rows.row_{row:02d}").strike(blow, system)
-        rig.struck(blow.outcome.struck)
+        rig.struck(blow.outcome.struck)  # what the row counts itself; the system counts its own
         rig.outcome.recover_s += blow.outcome.recover_s
         rig.outcome.failures += [f"row {row}: {failure}" for failure in blow.outcome.failures]
         rig.note(f"row {row}", blow.outcome.notes)
-        struck[row] = struck.get(row, 0) + blow.outcome.struck
+        struck[row] = struck.get(row, 0) + rig.outcome.struck - before
         time.sleep(rig.rng.uniform(*CALM_S))
     rig.note("struck_by_row", struck)
     for name, use in system.resources.uses.items():
