@@ -38,7 +38,10 @@ sbom: setup ## bill of materials of what is locked: sbom.json, CycloneDX
 
 test: check services ## everything that proves the project, on real services
 	.venv/bin/python -m pytest --numprocesses 2 --dist worksteal -m "not services and not kill"
-	.venv/bin/python -m pytest -m "services or kill"
+	.venv/bin/python -m pytest -m "(services or kill) and not soak"
+
+soak: services ## what takes minutes each: more seeds, longer runs, real data sets, more rows of the table of faults
+	.venv/bin/python -m pytest -m soak
 
 faults: services ## strike every row of the table of faults; SEEDS=1,2,3 JOBS=2 OUT=docs/faults.json LOAD=20x50x2 (assets x tags x Hz)
 	$(if $(LOAD),FAULTS_LOAD=$(LOAD) ).venv/bin/python -m tests.faults --seeds $(or $(SEEDS),1) --jobs $(or $(JOBS),1) --out $(or $(OUT),docs/faults.json)
@@ -71,4 +74,4 @@ lock: setup ## renew requirements.lock from pyproject.toml
 clean: ## remove what setup and tests made in this folder
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz *.egg-info
 
-.PHONY: help setup services check vulnerabilities sbom test faults fault fuzz demo up status down lock clean
+.PHONY: help setup services check vulnerabilities sbom test soak faults fault fuzz demo up status down lock clean

@@ -18,7 +18,12 @@ def _sound(figures: Figures) -> None:
 
 
 @pytest.mark.parametrize(
-    ("workers", "stage", "seconds"), [(1, "counting", 30), (2, "validation", 25), (3, "counting", 25)]
+    ("workers", "stage", "seconds"),
+    [
+        pytest.param(1, "counting", 30, marks=pytest.mark.soak),
+        (2, "validation", 25),
+        pytest.param(3, "counting", 25, marks=pytest.mark.soak),
+    ],
 )
 def test_nothing_is_missing_or_wrong_after_kills(kafka: str, workers: int, stage: str, seconds: float) -> None:
     """Killed with -9 at random and at the fail points, workers give every output once or identically again, computed

@@ -11,7 +11,7 @@ from bench import data_sets
 from plant import datasets
 from tests.end_to_end.system_tools import ROOT
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.services, pytest.mark.soak, pytest.mark.timeout(900)]
 
 #: `python -m bench.data_sets` plays Tennessee Eastman at the specification's 600 times; here it has to be done sooner.
 SPEED = 3000.0

@@ -151,6 +151,7 @@ def test_an_assignment_that_never_ends(kafka: str, tmp_path: Path, started: list
     assert following.process.wait(20) == OK
 
 
+@pytest.mark.soak
 def test_connectors_that_stick_end_and_the_next_goes_on(
     kafka: str, mqtt_broker: Mosquitto, tmp_path: Path, started: list[Stuck]
 ) -> None:
