@@ -89,14 +89,6 @@ def seconds_between(later: int, earlier: int) -> float:
 
 
 @jit
-def speak(verdicts: Verdicts, i: int, test: int, flag: int) -> None:
-    """A test was evaluated for row i; it speaks unless the flag is GOOD."""
-    verdicts.flag[i] = max(verdicts.flag[i], flag)
-    if flag != GOOD:
-        verdicts.tests[i] |= np.uint32(test)
-
-
-@jit
 def push(times: I64, values: F64, size: int, time_ns: int, value: float) -> int:
     """Appends to a chain of maxima, pushing out what is not greater. Returns the new size."""
     while size > 0 and values[size - 1] <= value:
@@ -159,35 +151,32 @@ def flat_for(series: Series, r: int, time_ns: int, previous_ns: int, span_s: flo
 
 
 @jit
-def flat_line(series: Series, verdicts: Verdicts, i: int, r: int, time_ns: int, value: float, limits: F64) -> None:
-    """The flat line test of a number in sequence."""
+def flat_flag(series: Series, r: int, time_ns: int, value: float, limits: F64) -> int:
+    """The flat line test of a number in sequence: its flag, 0 where it is not evaluated."""
     previous_ns = series.flat_last_ns[r]
     series.flat_last_ns[r] = time_ns
     extend_flat(series, r, time_ns, value, limits[FLAT_TOLERANCE])
     suspect = flat_for(series, r, time_ns, previous_ns, limits[FLAT_SUSPECT])
     fail = flat_for(series, r, time_ns, previous_ns, limits[FLAT_FAIL])
     if fail == 1:
-        speak(verdicts, i, FLAT_LINE, FAIL)
-    elif suspect == 1:
-        speak(verdicts, i, FLAT_LINE, SUSPECT)
-    elif suspect == 0 or fail == 0:
-        speak(verdicts, i, FLAT_LINE, GOOD)
+        return FAIL
+    if suspect == 1:
+        return SUSPECT
+    return GOOD if suspect == 0 or fail == 0 else 0
 
 
 @jit
-def rate_of_change(series: Series, verdicts: Verdicts, i: int, r: int, time_ns: int, value: float, limits: F64) -> None:
-    """The rate test of a number in sequence, against the reading before; not evaluated where that had no number."""
-    last_ns = series.last_ns[r]
-    if last_ns != NEVER and not (math.isnan(limits[RATE_SUSPECT]) and math.isnan(limits[RATE_FAIL])):
-        rate_per_s = abs(value - series.last_value[r]) / seconds_between(time_ns, last_ns)
-        if rate_per_s > limits[RATE_FAIL]:
-            speak(verdicts, i, RATE, FAIL)
-        elif rate_per_s > limits[RATE_SUSPECT]:
-            speak(verdicts, i, RATE, SUSPECT)
-        else:
-            speak(verdicts, i, RATE, GOOD)
-    series.last_ns[r] = time_ns
-    series.last_value[r] = value
+def rate_flag(change: float, time_ns: int, last_ns: int, rate_suspect: float, rate_fail: float) -> int:
+    """The rate test of a number in sequence: its flag, 0 where it is not evaluated.
+
+    Against the reading before: `last_ns` is NEVER where that had no number.
+    """
+    if last_ns == NEVER or (math.isnan(rate_suspect) and math.isnan(rate_fail)):
+        return 0
+    rate_per_s = abs(change) / seconds_between(time_ns, last_ns)
+    if rate_per_s > rate_fail:
+        return FAIL
+    return SUSPECT if rate_per_s > rate_suspect else GOOD
 
 
 @jit
@@ -195,28 +184,36 @@ def test_series(
     tag: Any, source_ns: I64, value: F64, status: Any, row: I64, limits: F64, series: Series, verdicts: Verdicts
 ) -> None:
     """Tests n rows in order; `row` and `limits` have one entry per tag. Changes `series` and `verdicts`."""
+    # What is taken out of a tuple in the loop costs more there than the tests.
+    last_ns, last_value, flat_first_ns = series.last_ns, series.last_value, series.flat_first_ns
+    number, flags, tests = verdicts.number, verdicts.flag, verdicts.tests
     for i in range(len(tag)):
-        r = row[tag[i]]
-        bound = limits[tag[i]]
-        in_sequence = (verdicts.tests[i] & WRONG_TIME) == 0
-        if not in_sequence:
-            verdicts.flag[i] = SUSPECT
-        flat = not math.isnan(bound[FLAT_TOLERANCE])
-        if flat and in_sequence and series.flat_first_ns[r] == NEVER:
-            series.flat_first_ns[r] = source_ns[i]
+        t = tag[i]
+        r = row[t]
+        told = int(tests[i])
+        in_sequence = (told & WRONG_TIME) == 0
+        flag = int(flags[i]) if in_sequence else SUSPECT
+        flat = not math.isnan(limits[t, FLAT_TOLERANCE])
+        if flat and in_sequence and flat_first_ns[r] == NEVER:
+            flat_first_ns[r] = source_ns[i]
         severity = status[i] >> 30
+        finite = math.isfinite(value[i])
         if severity != 0:
-            speak(verdicts, i, STATUS, SUSPECT if severity == 1 else FAIL)
-        if not math.isfinite(value[i]):
-            speak(verdicts, i, FINITE, FAIL)
-        if severity > 1 or not math.isfinite(value[i]):
+            flag, told = max(flag, SUSPECT if severity == 1 else FAIL), told | STATUS
+        if not finite:
+            flag, told = FAIL, told | FINITE
+        if severity > 1 or not finite:
             if in_sequence:
-                series.last_ns[r] = NEVER
-            continue
-        if not in_sequence:
-            verdicts.number[i] = NUMBER
-            continue
-        verdicts.number[i] = IN_SEQUENCE
-        rate_of_change(series, verdicts, i, r, source_ns[i], value[i], bound)
-        if flat:
-            flat_line(series, verdicts, i, r, source_ns[i], value[i], bound)
+                last_ns[r] = NEVER
+        elif not in_sequence:
+            number[i] = NUMBER
+        else:
+            number[i] = IN_SEQUENCE
+            change, rate_fail = value[i] - last_value[r], limits[t, RATE_FAIL]
+            found = rate_flag(change, source_ns[i], last_ns[r], limits[t, RATE_SUSPECT], rate_fail)
+            flag, told = max(flag, found), told | (RATE if found > GOOD else 0)
+            last_ns[r], last_value[r] = source_ns[i], value[i]
+            if flat:
+                found = flat_flag(series, r, source_ns[i], value[i], limits[t])
+                flag, told = max(flag, found), told | (FLAT_LINE if found > GOOD else 0)
+        flags[i], tests[i] = flag, told
