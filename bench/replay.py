@@ -61,6 +61,9 @@ def _measure(arguments: argparse.Namespace, folder: str) -> None:
         command = [sys.executable, "-m", "bench.replay", "--one", f"{folder}/{n}.json", *sys.argv[1:]]
         subprocess.run([*command, "--prefix", prefix], check=True)
         runs.append(json.loads(Path(f"{folder}/{n}.json").read_text()))
+        counts = runs[-1]["counts"]
+        if counts["readings"] != counts["records"] * arguments.tags:
+            raise SystemExit(f"{counts['readings']} readings replayed of {counts['records'] * arguments.tags}")
         print(_line(runs[-1]), flush=True)
     for name in ("readings_per_s", "times_real", "cpu_s", "memory_bytes", "us_per_reading"):
         values = [run[name] for run in runs]
@@ -103,7 +106,10 @@ def _line(run: dict[str, float]) -> str:
 def _fill(kafka: Kafka, arguments: argparse.Namespace) -> None:
     """Frames of every asset for every second; random walks with noise, as a plant at rest has."""
     topic = RAW.full_name(kafka.prefix)
-    producer = Producer({**client_settings(kafka), "linger.ms": 50, "compression.type": "lz4", "acks": "1"})
+    # Idempotent: else batches sent again change places, and a frame behind a later one counts as applied.
+    producer = Producer(
+        {**client_settings(kafka), "linger.ms": 50, "compression.type": "lz4", "enable.idempotence": True}
+    )
     rng = np.random.default_rng(1)
     names = [(f"{kind}_{n:02}", unit) for n in range(arguments.tags) for kind, unit, _ in [KINDS[n % len(KINDS)]]]
     middle = np.array([KINDS[n % len(KINDS)][2] for n in range(arguments.tags)])

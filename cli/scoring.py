@@ -36,7 +36,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 ParamsOption = Annotated[
     Path | None, typer.Option("--params", help="TOML with keys of the configuration, merged over it.")
 ]
-AssetsOption = Annotated[str, typer.Option("--assets", help="Only these, as R101,R102.")]
+AssetsOption = Annotated[
+    str, typer.Option("--assets", help="Only assets that match one of these patterns, as R1*,R20.")
+]
 TagsOption = Annotated[str, typer.Option("--tags", help="Only tags that match one of these patterns, as temp*,flow.")]
 FromOption = Annotated[str | None, typer.Option("--from", help="From this event time on, as 2026-01-31T12:00:00Z.")]
 ToOption = Annotated[str | None, typer.Option("--to", help="Before this event time.")]

@@ -31,14 +31,14 @@ MARKS_MAX = 60
 def diff_runs(
     first: Run, second: Run, against: Against, assets: Sequence[str] = (), *, top: int = 20, plots: int = 0
 ) -> Diff:
-    """Compare two runs, asset by asset. `top`: readings in the list of the largest differences. Raises ResultError
-    where they have no asset or no reading in common.
+    """Compare two runs, asset by asset. `assets`: patterns; `top`: readings in the list of the largest differences.
+
+    Raises ResultError where they have no asset or no reading in common.
     """
     there = first.counts().keys(), second.counts().keys()
-    common = sorted((there[0] & there[1]) & (set(assets) or there[0]))
-    unknown = sorted(set(assets) - there[0]) or sorted(set(assets) - there[1])
-    if unknown or not common:
-        what = f"asset {unknown[0]!r}" if unknown else "any asset"
+    common = sorted(first.matching(assets).keys() & second.matching(assets).keys())
+    if not common:
+        what = f"an asset that matches {', '.join(assets)}" if assets else "any asset"
         raise ResultError(f"runs {first.name} and {second.name} do not both have {what}")
     tags: list[TagDiff] = []
     states: list[StateDiff] = []

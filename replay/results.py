@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +85,24 @@ class Run:
                 counts[pair["values"]] = counts.get(pair["values"], 0) + pair["counts"]
         return counts
 
-    def by_asset(self, assets: Sequence[str] = ()) -> Iterator[AssetRun]:
-        """Asset by asset; `assets`: only these. Raises ResultError for one that the run does not have."""
+    def matching(self, patterns: Sequence[str]) -> dict[str, int]:
+        """Readings of each asset that matches one of the patterns (`*`, `?`); without patterns of every asset.
+
+        Raises ResultError for a pattern that no asset matches.
+        """
         counts = self.counts()
-        unknown = sorted(set(assets) - counts.keys())
-        if unknown:
-            there = ", ".join(sorted(counts)[:20]) or "none"
-            raise ResultError(f"run {self.name}: no readings of asset {unknown[0]!r}; there are {there}")
-        chosen = {asset: n for asset, n in counts.items() if not assets or asset in assets}
+        found: dict[str, int] = {}
+        for pattern in patterns or ("*",):
+            matched = {asset: n for asset, n in counts.items() if fnmatchcase(asset, pattern)}
+            if patterns and not matched:
+                there = ", ".join(sorted(counts)[:20]) or "none"
+                raise ResultError(f"run {self.name}: no readings of asset {pattern!r}; there are {there}")
+            found |= matched
+        return {asset: n for asset, n in counts.items() if asset in found}
+
+    def by_asset(self, patterns: Sequence[str] = ()) -> Iterator[AssetRun]:
+        """Asset by asset those that `matching` gives. Raises what that does."""
+        chosen = self.matching(patterns)
         for group in _groups(chosen):
             tables = {name: self._table(name, group) for name in TABLES}
             for asset in group:

@@ -36,7 +36,7 @@ ACCEPTED = (int(Flag.GOOD), int(Flag.NOT_EVALUATED))
 def score_run(run: Run, against: Against, assets: Sequence[str] = (), plots: int = 0) -> Scored:
     """Scores of a run, asset by asset in bounded memory; series of the `plots` tags with the greatest share of signals.
 
-    Raises ResultError for an asset or tag that the run does not have.
+    `assets`: patterns. Raises ResultError for an asset or tag that the run does not have.
     """
     found: list[AssetScore] = []
     tags: list[TagScore] = []

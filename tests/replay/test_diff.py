@@ -161,7 +161,7 @@ def test_runs_without_anything_in_common_are_refused(runs: dict[str, Path], tmp_
     a = results.load(runs["a"])
     with pytest.raises(ResultError, match="do not both have any asset"):
         diff_runs(a, results.load(other), against())
-    with pytest.raises(ResultError, match="do not both have asset 'R7'"):
+    with pytest.raises(ResultError, match="no readings of asset 'R7'; there are R101"):
         diff_runs(a, a, against(), ["R7"])
     early = results.load(runs["a"], None, START_NS + SECOND_NS)
     late = results.load(runs["a"], START_NS + SECOND_NS, None)

@@ -221,6 +221,7 @@ def test_json_has_every_tag_and_no_nan(folder: Path, tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["--assets", "R9"], "no readings of asset 'R9'; there are R101, R102"),
+        (["--assets", "R1*,S*"], "no readings of asset 'S*'; there are R101, R102"),
         (["--tags", "nothing*"], "no readings of tags nothing*"),
         (["--from", "2030-01-01"], "no readings"),
         (["--signals", "sound"], "signal 'sound'"),
@@ -255,6 +256,13 @@ def test_a_span_takes_only_its_readings(folder: Path) -> None:
     assert run.counts() == {"R101": 20, "R102": 10}
     (asset,) = run.by_asset(["R102"])
     assert asset.readings["source_time_ns"].tolist() == [START_NS + s * SECOND_NS for s in range(100, 110)]
+
+
+def test_assets_are_chosen_by_patterns(folder: Path) -> None:
+    """As in the other commands; one that is matched twice comes once."""
+    run = results.load(folder)
+    assert [a.asset for a in run.by_asset(["R*1", "R101"])] == ["R101"]
+    assert [a.asset for a in run.by_asset(["R10?"])] == ["R101", "R102"]
 
 
 def test_assets_beyond_a_batch_are_read_in_several(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
