@@ -26,7 +26,9 @@ def main() -> int:
         database = None
         if wanted.influx_url:
             token = os.environ.get("INFLUX_TOKEN", "")
-            database = Database(url=wanted.influx_url, bucket=wanted.influx_bucket, token=token)
+            database = Database(
+                url=wanted.influx_url, bucket=wanted.influx_bucket, token=token, ca_file=wanted.influx_ca_file
+            )
         report = check(
             wanted.journal,
             cluster,
@@ -79,6 +81,7 @@ def _arguments() -> argparse.Namespace:
     add("--kafka-properties", type=Path, default=_path("KAFKA_PROPERTIES"), help=settings)
     add("--influx-url", help="without it InfluxDB is not looked at; its token comes from $INFLUX_TOKEN")
     add("--influx-bucket", default="plant")
+    add("--influx-ca-file", type=Path, help="who signed the certificate of InfluxDB; else whom the system trusts")
     add("--expected", type=Path, help="outputs and states of a fold in one process")
     add("--out", type=Path, help="write the report as JSON")
     add("--patience-s", type=float, default=30.0, help="wait so long for what is not there yet")

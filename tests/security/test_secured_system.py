@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import paho.mqtt.client as mqtt
 import psutil
 import pytest
 
+from audit.store import Database, StoreError
 from tests.end_to_end.system_tools import System, twin
 from tests.secured import MQTT_USER, SecuredStack
 
@@ -106,8 +108,9 @@ def until(condition: Any, what: str, timeout_s: float = 120) -> Any:
 
 def test_a_reading_comes_through_and_no_secret_is_seen(services: SecuredStack, system: System) -> None:
     """A device publishes over TLS with its password; the reading is in InfluxDB and can be queried, tailed and seen in
-    the status, each with rights of its own. Afterwards no password, token or private key stands in any log, in the
-    arguments of any process, in an environment where it does not belong, nor in anything that was printed."""
+    the status, each with rights of its own, and by the checker, which trusts no other authority. Afterwards no
+    password, token or private key stands in any log, in the arguments of any process, in an environment where it does
+    not belong, nor in anything that was printed."""
     device = Client(services, "R101")
     payload = json.dumps({"value": 85.5, "unit": "degC", "timestamp": time.time()})
     assert device.publish("reactor/R101/sensor/temperature", payload) == "Success"
@@ -118,6 +121,12 @@ def test_a_reading_comes_through_and_no_secret_is_seen(services: SecuredStack, s
         return system.twin("query", "latest", "R101", "temperature", "--format", "json").stdout
 
     assert json.loads(until(queried, "the reading is stored"))["value"] == 85.5
+    influx = services.stack.influxdb
+    viewer = (influx.tokens_dir / "viewer").read_text().strip()
+    store = Database(url=influx.url, bucket=influx.bucket, token=viewer, ca_file=services.authority.certificate)
+    assert [point.value for point in store.readings("R101", "temperature", 0, time.time_ns())] == [85.5]
+    with pytest.raises(StoreError, match="certificate"):
+        replace(store, ca_file=None).readings("R101", "temperature", 0, time.time_ns())
     commands = (
         ("query", "latest", "R101", "temperature"),
         ("tail", "state", "--from-start", "--seconds", "8"),
@@ -141,7 +150,7 @@ def test_a_reading_comes_through_and_no_secret_is_seen(services: SecuredStack, s
     for one in done[:-1]:
         assert not [secret for secret in secrets if secret in one.stdout + one.stderr], one.args
     # `twin env` is there to hand a token on: the one that only reads.
-    assert env["INFLUX_TOKEN"] == (services.stack.influxdb.tokens_dir / "viewer").read_text().strip()
+    assert env["INFLUX_TOKEN"] == viewer
     logs = [*(system.run_dir / "logs").iterdir(), *(services.directory / "logs").iterdir()]
     assert len(logs) >= 8
     for log in logs:
