@@ -26,6 +26,7 @@ COMMANDS = {
     "rejected": "cli.rejected:app",
     "query": "cli.query:app",
     "replay": "cli.replay:replay",
+    "correct": "cli.correct:correct",
     "score": "cli.score:score",
     "compare": "cli.compare:compare",
     "diff": "cli.diff:diff",

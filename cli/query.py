@@ -53,13 +53,19 @@ def range_(
     start: StartOption = "-15m",
     stop: StopOption = "now",
     run: RunOption = "",
+    corrected: Annotated[
+        bool, typer.Option("--corrected", help="Each reading as its newest correction has it (`twin correct`).")
+    ] = False,
     config: ConfigOption = None,
     run_dir: RunDirOption = DEFAULT_RUN_DIR,
     form: FormatOption = "table",
 ) -> None:
     """All readings of a tag in a time range."""
     with one_line_errors(QueryError), _queries(config, run_dir, run) as queries:
-        _show(queries.range(asset, tag, _moment(start), _moment(stop)), form)
+        if corrected and run:
+            raise QueryError(f"--corrected --run {run!r}: allowed is one of them")
+        ask = queries.corrected if corrected else queries.range
+        _show(ask(asset, tag, _moment(start), _moment(stop)), form)
 
 
 @app.command()

@@ -73,15 +73,15 @@ def replay(
             end=end,
             run=run or _unnamed(to),
             assets=tuple(pattern for pattern in assets.split(",") if pattern),
-            to=_one_of(to, To, "--to-where"),
+            to=one_of(to, To, "--to-where"),
             out=folder,
             archive=archive,
             workers=workers,
             state=state,
-            frames=None if frames is None else _one_of(frames, Frames, "--frames"),
+            frames=None if frames is None else one_of(frames, Frames, "--frames"),
         )
         request = replace(request, plant=on_topics_at_work(plant))  # only then ask Kafka
-        with _bar() as watch:
+        with progress_bar("replay") as watch:
             result = run_replay(request, watch)
     out.print(summary(result))
     for note in result.notes:
@@ -123,7 +123,8 @@ def _configuration(config: Path | None, params: Path | None) -> Plant:
         raise typer.Exit(exit_codes.BAD_CONFIGURATION) from error
 
 
-def _one_of(value: str, allowed: Any, option: str) -> Any:
+def one_of(value: str, allowed: Any, option: str) -> Any:
+    """The value, where a Literal allows it. Raises RequestError."""
     if value not in get_args(allowed):
         raise RequestError(f"{option} {value!r}: allowed are {', '.join(get_args(allowed))}")
     return value
@@ -136,16 +137,17 @@ def _unnamed(to: str) -> str:
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[Result], None]]:
+def progress_bar(doing: str) -> Iterator[Callable[[Result], None]]:
+    """A bar, as what `watch` of a replay takes."""
     columns = (
-        TextColumn("replay"),
+        TextColumn(doing),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("records, {task.fields[speed]}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=err, transient=True) as progress:
-        task = progress.add_task("replay", total=None, speed="")
+        task = progress.add_task(doing, total=None, speed="")
 
         def watch(result: Result) -> None:
             speed = f"{result.readings_per_s:,.0f} readings/s, {result.times_real:,.0f} × real time"

@@ -14,6 +14,7 @@ import pandas as pd
 
 from queries.influxql import InfluxQL, Parameter, QueryError
 from queries.moments import Duration, Moment, duration_ns, moment_ns
+from queries.versions import version_of
 from runtime.config import Influxdb
 from schemas.quality import GRADES, Flag, Mark
 
@@ -40,6 +41,7 @@ _STORED = {
 }
 _COLUMNS = ", ".join(f'"{name}"' for name in _STORED)
 _OF_ASSET = '"reactor_id" = $asset AND "run" = $run'  # an empty text is what InfluxQL compares with an absent tag
+_OF_CORRECTED = '"reactor_id" = $asset AND "sensor_type" = $tag AND "run" =~ /^corrected-/'
 _OF_TAG = f'{_OF_ASSET} AND "sensor_type" = $tag'
 _BETWEEN = f"{_OF_TAG} AND time >= $start AND time < $stop"
 
@@ -77,6 +79,10 @@ class Queries:
         """Whether there are points of a run of this name."""
         return bool(self._client.texts('SHOW TAG VALUES WITH KEY = "run" WHERE "run" = $run', {"run": run}))
 
+    def runs(self) -> list[str]:
+        """Names of all runs that there are points of."""
+        return sorted({row["value"] for row in self._client.texts('SHOW TAG VALUES WITH KEY = "run"', {})})
+
     def latest(self, asset: str, tag: str) -> pd.Series:
         """The reading with the newest source time; the Series is one row of `range`, its name the time."""
         # Only constants of ours are put into queries; what a user says goes in as a bound parameter.
@@ -91,12 +97,30 @@ class Queries:
         """All readings with start <= time < stop, by time."""
         return pd.concat(self.pages(asset, tag, start, stop))
 
+    def corrected(self, asset: str, tag: str, start: Moment, stop: Moment = "now") -> pd.DataFrame:
+        """The same as `range`, each reading as the newest correction of it has it; `version` 0: as it was written.
+
+        Rows for missing readings are those of the newest correction of their time, if there is one.
+        """
+        start_ns, stop_ns = _span(start, stop)
+        query = f'SHOW TAG VALUES FROM "reactor_sensor" WITH KEY = "run" WHERE {_OF_CORRECTED}'
+        names = {row["value"] for row in self._client.texts(query, {"asset": asset, "tag": tag})}
+        found = self.range(asset, tag, start_ns, stop_ns).assign(version=0)
+        for run in sorted(filter(version_of, names), key=version_of):
+            newer = pd.concat(self._pages(run, asset, tag, start_ns, stop_ns)).assign(version=version_of(run))
+            if not newer.empty:
+                found = _overlaid(found, newer, *(self._end(run, asset, tag, order) for order in ("ASC", "DESC")))
+        return found
+
     def pages(self, asset: str, tag: str, start: Moment, stop: Moment = "now") -> Iterator[pd.DataFrame]:
         """The same as `range` in pieces, for a range that should not be in memory as a whole; at least one piece."""
-        start_ns, stop_ns = _span(start, stop)
+        yield from self._pages(self._run, asset, tag, *_span(start, stop))
+
+    def _pages(self, run: str, asset: str, tag: str, start_ns: int, stop_ns: int) -> Iterator[pd.DataFrame]:
         query = f'SELECT {_COLUMNS} FROM "reactor_sensor" WHERE {_BETWEEN} ORDER BY time LIMIT {self._page_rows}'
         while True:
-            parameters = self._bound(asset, tag) | {"start": start_ns, "stop": stop_ns}
+            parameters: dict[str, Parameter] = {"asset": asset, "tag": tag, "run": run}
+            parameters |= {"start": start_ns, "stop": stop_ns}
             rows = self._client.select(query, parameters, _STORED)
             if len(rows) < self._page_rows:
                 yield _readings(rows)
@@ -134,6 +158,12 @@ class Queries:
         texts = ("name", "tags", "time", "reactor_id", "model", "source", "run")
         return {name: float(cell) for name, cell in found[0].items() if cell and name not in texts}
 
+    def _end(self, run: str, asset: str, tag: str, order: str) -> pd.Timestamp:
+        """The first time (ASC) or the last (DESC) that a run has a reading of a tag at."""
+        query = f'SELECT "quality" FROM "reactor_sensor" WHERE {_OF_TAG} ORDER BY time {order} LIMIT 1'
+        found = self._client.select(query, {"asset": asset, "tag": tag, "run": run}, {"quality": "int"})
+        return pd.Timestamp(int(found["time"].iloc[0]), unit="ns", tz="UTC")
+
     def _bound(self, asset: str, tag: str) -> dict[str, Parameter]:
         return {"asset": asset, "tag": tag, "run": self._run}
 
@@ -144,6 +174,14 @@ def _span(start: Moment, stop: Moment) -> tuple[int, int]:
     if start_ns >= stop_ns:
         raise QueryError(f"start {start!r} is not before stop {stop!r}")
     return start_ns, stop_ns
+
+
+def _overlaid(found: pd.DataFrame, newer: pd.DataFrame, first: pd.Timestamp, last: pd.Timestamp) -> pd.DataFrame:
+    """Readings with those of a newer version, which goes from `first` to `last`, in place of them."""
+    imputed = (found["mark"].to_numpy("int64") & int(Mark.IMPUTED)) != 0
+    replaced = found.index.isin(newer.index) | (imputed & (found.index >= first) & (found.index <= last))
+    both: pd.DataFrame = pd.concat([found[~replaced], newer])
+    return both.sort_index(kind="stable")
 
 
 def _indexed(rows: pd.DataFrame) -> pd.DataFrame:

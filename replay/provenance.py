@@ -30,13 +30,28 @@ ANSWER_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Corrected:
+    """Of an asset in a correction: late readings, those of them that filters now take, and from where it was folded.
+
+    `from_ns`: source time of the earliest of them; `offset`: the first record of raw whose results were written;
+    `state`: where the state before that came from.
+    """
+
+    late: int
+    corrected: int
+    from_ns: int
+    offset: int
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
     """A run. `offsets`: partition → [first, one after the last]; `state`: where the state at the beginning came from.
 
     `archived`: as `offsets`, what came from an archive, with what the state at the beginning was folded from;
     the rest came from the topic. `counts`: frames, readings, rejected, alerts and so on, of all partitions.
     `digests`: partition → asset → stage → digest (see `replay.digests`; those of `frames` "as-live" are
-    over bytes, of "wide" over readings).
+    over bytes, of "wide" over readings). `corrected`: per asset, of a correction (`twin correct`).
     """
 
     run: str
@@ -54,6 +69,7 @@ class Provenance:
     counts: dict[str, int] = field(default_factory=dict)
     digests: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
     archived: dict[str, tuple[int, int]] = field(default_factory=dict)
+    corrected: dict[str, Corrected] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def as_json(self) -> bytes:
@@ -67,6 +83,7 @@ def loaded(data: bytes) -> Provenance:
     try:
         for name in ("offsets", "archived"):  # `archived` is absent in older ones
             plain[name] = {p: (first, last) for p, (first, last) in plain.get(name, {}).items()}
+        plain["corrected"] = {asset: Corrected(**found) for asset, found in plain.get("corrected", {}).items()}
         return Provenance(**{**plain, "assets": tuple(plain["assets"]), "notes": tuple(plain["notes"])})
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"no provenance of a run: {error}") from error

@@ -6,28 +6,27 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from confluent_kafka import KafkaException
 
 from kernels.settings import kernel_settings
 from kernels.warming import warm_up
+from queries.versions import version_of
 from replay import provenance, workers
+from replay.beginning import LIVE, NOTHING, WARM_UP, Beginning, beginning_of
 from replay.chain import READINGS_MAX
 from replay.kept import Kept, kept
 from replay.lane import steps_from
-from replay.provenance import Provenance
-from replay.snapshots import Snapshot, live_snapshots
-from replay.span import Span, SpanError, duration_s, resolve
-from replay.workers import Counts, Plan, Task, Told
+from replay.provenance import Corrected, Provenance
+from replay.span import Span, resolve
+from replay.workers import Counts, Piece, Plan, Task, Told
 from replay.writers import FolderWriter, NoWriter, TopicWriter, WriteError, Writer, create_run_topics
 from runtime.config import Kafka, Plant
-from schemas.states import StageState
 
 To = Literal["topics", "parquet", "influxdb", "none"]
 Frames = Literal["as-live", "wide"]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-NOTHING, LIVE, WARM_UP = "nothing", "live", "warmup="
 
 
 class RequestError(ValueError):
@@ -92,14 +91,16 @@ class Result:
         return (counts.last_ms - counts.first_ms) / 1000 * min(1.0, done) / self.wall_s
 
 
-@dataclass(slots=True, kw_only=True)
-class Beginning:
-    """Where the states at T0 come from: offsets to fold from, states, and in words."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What is to be folded. `source` is called in every worker; `corrected`: see `Provenance`."""
 
-    begins: Mapping[int, int]
-    states: Mapping[int, Mapping[str, Sequence[StageState]]] = field(default_factory=dict)
-    says: str = "nothing"
-    notes: tuple[str, ...] = ()
+    raw: Kept
+    span: Span
+    beginning: Beginning
+    tasks: Sequence[Task]
+    source: Callable[[], Any]
+    corrected: Mapping[str, Corrected] = field(default_factory=dict)
 
 
 def replay(request: Request, watch: Callable[[Result], None] = lambda _: None) -> Result:
@@ -108,33 +109,38 @@ def replay(request: Request, watch: Callable[[Result], None] = lambda _: None) -
     Raises RequestError, SpanError, SourceError, SnapshotError, WriteError, ReplayError, KafkaException, and what
     create_topics does.
     """
+    if version_of(request.run):
+        raise RequestError(f"--run {request.run!r}: such names are those of `twin correct`; allowed is any other")
     raw = kept(request.plant.kafka, request.archive)
     span = resolve(raw, request.begin, request.end)
-    beginning = _beginning(request, span, raw)
+    beginning = beginning_of(request.state, request.plant.kafka, span, raw)
     tasks = [
-        Task(partition=p, begin=beginning.begins[p], start=part.start, end=part.end)
+        Task(partition=p, pieces=(Piece(begin=beginning.begins[p], start=part.start, end=part.end),))
         for p, part in span.parts.items()
         if part.start < part.end
     ]
-    tasks.sort(key=lambda task: task.begin - task.end)  # the longest first, so that no worker is left with it
+    job = Job(raw=raw, span=span, beginning=beginning, tasks=tasks, source=lambda: raw.source(request.assets))
+    return carry_out(request, job, watch)
+
+
+def carry_out(request: Request, job: Job, watch: Callable[[Result], None]) -> Result:
+    """Fold what is to be folded, write what comes out, and tell of it. Raises what `replay` does."""
     settings = kernel_settings(request.plant)
     warm_up(settings)
     wide = request.readings_max if request.mode == "wide" else 0
     plan = Plan(
-        tasks=tasks,
+        tasks=sorted(job.tasks, key=lambda task: -task.records),  # so that no worker is left with the longest
         steps=steps_from(settings),
-        topic=raw.topic,
+        topic=job.raw.topic,
         partitions=request.plant.kafka.partitions,
         wide=wide,
-        states=beginning.states,
-        source=lambda: raw.source(request.assets),
+        states=job.beginning.states,
+        source=job.source,
         writer=_writer(request),
     )
-    processes = min(request.workers or os.cpu_count() or 1, len(tasks))
-    result, digests = _run(plan, processes, span.records, watch)
-    result.provenance = _provenance(
-        request=request, raw=raw, span=span, beginning=beginning, processes=processes, result=result, digests=digests
-    )
+    processes = min(request.workers or os.cpu_count() or 1, len(job.tasks))
+    result, digests = _run(plan, processes, job.span.records, watch)
+    result.provenance = _provenance(request, job, processes, result, digests)
     result.notes += result.provenance.notes
     if request.to == "parquet":
         (request.out / request.run / provenance.FILE).write_bytes(result.provenance.as_json())
@@ -194,52 +200,10 @@ def _writer(request: Request) -> Callable[[], Writer]:
     return NoWriter
 
 
-def _beginning(request: Request, span: Span, raw: Kept) -> Beginning:
-    starts = {p: part.start for p, part in span.parts.items()}
-    if request.state == NOTHING:
-        return Beginning(begins=starts)
-    if request.state == LIVE:
-        return _live(live_snapshots(request.plant.kafka, span), span)
-    return _warm_up(request, span, raw, starts)
-
-
-def _warm_up(request: Request, span: Span, raw: Kept, starts: Mapping[int, int]) -> Beginning:
-    seconds = duration_s(request.state.removeprefix(WARM_UP), "--state warmup")
-    if span.from_ms is None:
-        raise SpanError(
-            f"--state {request.state!r} --from {request.begin!r}: allowed with a time that something precedes"
-        )
-    before = raw.first_offsets(span.from_ms - round(seconds * 1000))
-    begins = {p: min(start, before.get(p, start)) for p, start in starts.items()}
-    return Beginning(begins=begins, says=f"a warm-up of {seconds:g} s whose results were thrown away")
-
-
-def _live(snapshots: Mapping[int, Snapshot], span: Span) -> Beginning:
-    begins = {p: part.start for p, part in span.parts.items()} | {p: s.begin for p, s in snapshots.items()}
-    without = sorted(asset for snapshot in snapshots.values() for asset in snapshot.without)
-    bare = [p for p, snapshot in snapshots.items() if not snapshot.states]
-    notes = []
-    if without:
-        notes.append(f"no rows before T0 for {', '.join(without[:5])} ({len(without)} assets): from the log's start")
-    if bare:
-        notes.append(f"no rows before T0 in partitions {', '.join(map(str, bare))}: from the log's start")
-    states = {p: s.states for p, s in snapshots.items()}
-    count = sum(map(len, states.values()))
-    return Beginning(
-        begins=begins, states=states, says=f"live: rows of {count} assets, folded on to T0", notes=tuple(notes)
-    )
-
-
 def _provenance(
-    *,
-    request: Request,
-    raw: Kept,
-    span: Span,
-    beginning: Beginning,
-    processes: int,
-    result: Result,
-    digests: dict[str, dict[str, dict[str, str]]],
+    request: Request, job: Job, processes: int, result: Result, digests: dict[str, dict[str, dict[str, str]]]
 ) -> Provenance:
+    raw, span, beginning = job.raw, job.span, job.beginning
     counts, notes = result.counts, list(beginning.notes)
     if span.shortened:
         notes.append(f"partitions {', '.join(map(str, span.shortened))} begin where their log does now")
@@ -262,6 +226,7 @@ def _provenance(
             for name in ("records", "frames", "readings", "joined", "outputs", "rejected", "alerts")
         },
         digests=dict(sorted(digests.items(), key=lambda found: int(found[0]))),
+        corrected=dict(job.corrected),
         notes=tuple(notes),
     )
 

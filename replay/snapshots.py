@@ -5,7 +5,7 @@ it has: then raw, folded from validation's row on, gives the later stages everyt
 rest by identity. Per asset the newest such rows are taken, the twin's first.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -50,8 +50,46 @@ def live_snapshots(kafka: Kafka, span: Span) -> dict[int, Snapshot]:
     """Per partition with records in the span, the newest rows before it. Raises SnapshotError, KafkaException."""
     wanted = [p for p, part in span.parts.items() if part.start < part.end]
     with closing(Consumer(reader_settings(kafka))) as consumer:
-        rows = [_rows(consumer, kafka, stage, wanted, span.from_ms) for stage in range(len(CHANGELOGS))]
+        rows = [_rows(consumer, changelog.full_name(kafka.prefix), wanted, span.from_ms) for changelog in CHANGELOGS]
         return {p: _snapshot(consumer, kafka, span, p, [found[p] for found in rows]) for p in wanted}
+
+
+class LiveRows:
+    """Rows of the live changelogs of some assets, to be asked for the state before an offset. Close it.
+
+    Raises SnapshotError, KafkaException.
+    """
+
+    def __init__(self, kafka: Kafka, assets: Mapping[int, Collection[str]]) -> None:
+        self._kafka = kafka
+        self._consumer = Consumer(reader_settings(kafka))
+        wanted = frozenset(asset for of_partition in assets.values() for asset in of_partition)
+        names = [changelog.full_name(kafka.prefix) for changelog in CHANGELOGS]
+        self._rows = [_rows(self._consumer, name, assets, None, wanted) for name in names]
+
+    def before(self, partition: int, asset: str, start: int, following: Applied) -> tuple[int, list[StageState]] | None:
+        """Offset of raw to fold on from, and the newest states that have applied nothing from offset `start` on.
+
+        `following`: the first seq from there on, by source and epoch. None where there are no such rows.
+        """
+        found = [
+            [row for row in of_stage[partition].get(asset, ()) if precedes(row.applied, following)]
+            for of_stage in self._rows
+        ]
+        chosen = fitting(found, start)
+        if chosen is None:
+            return None
+        states = [_state(self._consumer, self._kafka, n, partition, row) for n, row in enumerate(chosen)]
+        return chosen[0].position + 1, states
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._consumer.close()
+
+
+def precedes(applied: Applied, following: Applied) -> bool:
+    """Whether none of the frames from `following` on, by source and epoch, is applied."""
+    return all(applied.get(place, -1) < seq for place, seq in following.items())
 
 
 def fitting(rows: Sequence[Sequence[Found]], start: int) -> tuple[Found, ...] | None:
@@ -86,10 +124,16 @@ def _snapshot(
 
 
 def _rows(
-    consumer: Consumer, kafka: Kafka, stage: int, partitions: Iterable[int], before_ms: int | None
+    consumer: Consumer,
+    name: str,
+    partitions: Iterable[int],
+    before_ms: int | None,
+    assets: Collection[str] | None = None,
 ) -> dict[int, dict[str, list[Found]]]:
-    """Partition → asset → rows written before a time. Where there is none, assets that have only later rows."""
-    name = CHANGELOGS[stage].full_name(kafka.prefix)
+    """Partition → asset → rows of a changelog written before a time. Where there is none, assets with later rows only.
+
+    `assets`: only of these.
+    """
     waiting = set(partitions)
     found: dict[int, dict[str, list[Found]]] = {p: {} for p in waiting}
     consumer.assign([TopicPartition(name, p, OFFSET_BEGINNING) for p in waiting])
@@ -98,10 +142,13 @@ def _rows(
             error = message.error()
             if error is not None:
                 if error.code() != KafkaError._PARTITION_EOF:
-                    raise SnapshotError(f"--state live: {name} cannot be read: {error.str()} ({error.name()})")
+                    raise SnapshotError(f"the live state: {name} cannot be read: {error.str()} ({error.name()})")
                 waiting.discard(message.partition())
                 continue
-            rows = found[message.partition()].setdefault((message.key() or b"").decode("utf-8", "replace"), [])
+            asset = (message.key() or b"").decode("utf-8", "replace")
+            if assets is not None and asset not in assets:
+                continue
+            rows = found[message.partition()].setdefault(asset, [])
             if before_ms is None or message.timestamp()[1] < before_ms:
                 position, state = _unpacked(message.value() or b"", name, message.offset())
                 rows.append(Found(message.offset(), position, state.applied))
@@ -123,4 +170,4 @@ def _unpacked(data: bytes, name: str, offset: int) -> tuple[int, StageState]:
     try:
         return unpack(data)
     except DecodeError as error:
-        raise SnapshotError(f"--state live: {name} offset {offset} is no row: {error}") from error
+        raise SnapshotError(f"the live state: {name} offset {offset} is no row: {error}") from error

@@ -30,13 +30,26 @@ class ReplayError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """A partition: records from `begin` are folded and thrown away, from `start` to before `end` they count."""
+class Piece:
+    """Records from `begin` are folded and thrown away, from `start` to before `end` they count; all, or an asset's."""
 
-    partition: int
     begin: int
     start: int
     end: int
+    asset: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A partition, in pieces that know nothing of each other. An asset is in one of them."""
+
+    partition: int
+    pieces: Sequence[Piece]
+
+    @property
+    def records(self) -> int:
+        """How many there are to read."""
+        return sum(piece.end - piece.begin for piece in self.pieces)
 
 
 @dataclass(slots=True)
@@ -155,10 +168,18 @@ class _Worker:
 
     def do(self, task: Task) -> None:
         """Fold one partition."""
+        digests = Digests(wide=bool(self._plan.wide))
+        self._writer.begin(task.partition)
+        for piece in task.pieces:
+            self._fold(task.partition, piece, digests)
+        self._writer.end()
+        self.tell({task.partition: digests.as_dict()})
+
+    def _fold(self, partition: int, piece: Piece, digests: Digests) -> None:
         plan = self._plan
-        states = dict(plan.states.get(task.partition, {}))
+        states = {a: s for a, s in plan.states.get(partition, {}).items() if piece.asset in (None, a)}
         chain = Chain(plan.steps, topic=plan.topic, partitions=plan.partitions, wide=plan.wide, states=states)
-        for batch in self._read(task.partition, task.begin, task.start):
+        for batch in self._read(partition, piece.begin, piece.start, piece.asset):
             for _ in chain.take(batch):
                 pass
         for _ in chain.close():
@@ -167,9 +188,7 @@ class _Worker:
             raise SourceError(
                 f"the live state of {ahead[0]} ({len(ahead)} assets) has frames of after T0: clocks differ"
             )
-        digests = Digests(wide=bool(plan.wide))
-        self._writer.begin(task.partition)
-        for batch in self._read(task.partition, task.start, task.end):
+        for batch in self._read(partition, piece.start, piece.end, piece.asset):
             if batch:
                 self._times(batch)
             for found in chain.take(batch):
@@ -179,8 +198,6 @@ class _Worker:
                 self.tell()
         for found in chain.close():
             self._keep(found, digests)
-        self._writer.end()
-        self.tell({task.partition: digests.as_dict()})
 
     def tell(self, digests: dict[int, dict[str, dict[str, str]]] | None = None, *, done: bool = False) -> None:
         """Tell what was done since the last time."""
@@ -197,8 +214,9 @@ class _Worker:
         )
         self._counts, self._told_s = Counts(), time.monotonic()
 
-    def _read(self, partition: int, start: int, end: int) -> Batches:
-        return self._source.read(partition, start, end)  # type: ignore[no-any-return]
+    def _read(self, partition: int, start: int, end: int, asset: str | None) -> Batches:
+        for batch in self._source.read(partition, start, end):
+            yield batch if asset is None else [record for record in batch if record.key == asset.encode()]
 
     def _keep(self, found: Folded, digests: Digests) -> None:
         counts = self._counts

@@ -41,6 +41,7 @@ class Mark(IntFlag):
     ARRIVAL_TIME_USED = 1 << 0  # the payload had no time of its own
     TEXT = 1 << 1  # the value was no number; the frame's texts hold what came
     IMPUTED = 1 << 2  # nothing arrived; a row that validation inserted for a missing reading
+    REORDERED = 1 << 3  # it came late, and a correction put it in order: arrival time, source and seq are its place's
 
 
 #: Precedence of flags when tests disagree: the first of these that any test gave (FAIL worst).

@@ -15,7 +15,8 @@ Fields of a reading: `value`, `estimate`, `rate`, `std`, `innovation`, `nis` (fl
 `quality`, `tests`, `status`, `mark`, `arrival_ns`, `server_ns` (absent where 0), `seq` (int), `source` (string),
 `reason` (string: the text that came instead of a number, or which infinity the number is).
 
-Points of a replay have the further tag `run`, its name (`of_run`): they and the live ones never meet.
+Points of a replay have the further tag `run`, its name (`of_run`): they and the live ones never meet. Those of a
+correction are such points, too.
 
 `reactor_frame` says when InfluxDB confirmed the readings of a frame (`seq` and `source` lead from a reading to it).
 An empty tag value, which line protocol does not have, is written as `none`.

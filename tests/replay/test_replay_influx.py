@@ -32,8 +32,13 @@ Tables = dict[tuple[str, str], pd.DataFrame]
 
 @pytest.fixture
 def database(influx: InfluxDB, tmp_path: Path, request: pytest.FixtureRequest) -> Influxdb:
-    """A bucket of its own, in which nobody has ever heard of a run."""
-    api, name = InfluxApi(influx.url, influx.token), request.node.name
+    """A bucket of its own."""
+    return bucket(influx, tmp_path, request.node.name)
+
+
+def bucket(influx: InfluxDB, tmp_path: Path, name: str) -> Influxdb:
+    """A new bucket, in which nobody has ever heard of a run."""
+    api = InfluxApi(influx.url, influx.token)
     org = api.ask(f"/api/v2/orgs?org={influx.org}")["orgs"][0]["id"]
     api.ask("/api/v2/buckets", {"orgID": org, "name": name, "retentionRules": []})
     file = tmp_path / "token"

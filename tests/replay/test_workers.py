@@ -12,7 +12,7 @@ import pytest
 from replay import workers
 from replay.records import Batches, RawRecord
 from replay.source import SourceError
-from replay.workers import Counts, Plan, ReplayError, Task, Told
+from replay.workers import Counts, Piece, Plan, ReplayError, Task, Told
 from replay.writers import FolderWriter, NoWriter, Writer
 from runtime.partitions import home_partition
 from tests.kernels.frame_strategies import Reading
@@ -56,7 +56,8 @@ def _of(frame: Any, asset: str) -> Any:
 
 def plan(memory: Memory, writer: Callable[[], Writer] = NoWriter, wide: int = 100, warm: int = 0) -> Plan:
     """All records; of each partition, `warm` of them to warm up."""
-    tasks = [Task(partition=p, begin=0, start=warm, end=len(found)) for p, found in memory.records.items() if found]
+    pieces = {p: Piece(begin=0, start=warm, end=len(found)) for p, found in memory.records.items() if found}
+    tasks = [Task(partition=p, pieces=(piece,)) for p, piece in pieces.items()]
     return Plan(
         tasks=tasks, steps=STEPS, topic="twin.raw", partitions=PARTITIONS, wide=wide, states={},
         source=lambda: memory, writer=writer,
