@@ -32,7 +32,8 @@ def correct(
     end: Annotated[str, typer.Option("--to", help="Where it ends, as --from.")],
     assets: Annotated[str, typer.Option(help="Only assets that match one of these patterns, like R1*,R2*.")] = "",
     warm_up: Annotated[
-        str, typer.Option("--warmup", help="Read before the span to know what is late, and folded where no live state is old enough.")
+        str,
+        typer.Option("--warmup", help="Read before the span to know what is late; folded where live states are newer."),
     ] = "10m",
     to: Annotated[str, typer.Option("--to-where", help=f"Where results go: {', '.join(get_args(To))}.")] = "influxdb",
     folder: Annotated[Path, typer.Option("--out", help="Where folders of Parquet files are.")] = Path("runs"),
