@@ -164,7 +164,6 @@ def _settings(kafka: Kafka, group: str) -> dict[str, object]:
         "isolation.level": "read_uncommitted",
         "check.crcs": True,
         "queued.max.messages.kbytes": QUEUE_KBYTES,
-        "reconnect.backoff.max.ms": 1000,
         "log.connection.close": False,
         "error_cb": _on_error,
     }

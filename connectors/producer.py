@@ -188,6 +188,5 @@ def _settings(kafka: Kafka, on_error: Callable[[KafkaError], None]) -> dict[str,
         "linger.ms": 1,  # frames have lingered already
         "compression.type": "lz4",
         "socket.nagle.disable": True,
-        "reconnect.backoff.max.ms": 2000,  # the default lets a broker that is back wait for 10 s
         "error_cb": on_error,
     }

@@ -14,6 +14,10 @@ from schemas.topics import TOPICS, Topic
 _TIMING = re.compile(r" \(after \d+ms in state [^)]*\)")
 _NOT_ALLOWED = {"TOPIC_AUTHORIZATION_FAILED", "CLUSTER_AUTHORIZATION_FAILED"}
 
+#: The longest that a client waits before it looks for a broker again, but for librdkafka's jitter of up to half of it.
+#: Its default lets a broker that is back wait for 10 s, and everything behind that client with it.
+RECONNECT_MS = 1000
+
 
 class TopicMismatch(RuntimeError):
     """A topic exists with another number of partitions than the configuration says."""
@@ -24,9 +28,10 @@ class TopicsMissing(RuntimeError):
 
 
 def client_settings(kafka: Kafka) -> dict[str, str | int]:
-    """Settings that every confluent-kafka client shares: address and security."""
+    """Settings that every confluent-kafka client shares: address, how soon it comes back, and security."""
     settings: dict[str, Any] = {
         "bootstrap.servers": kafka.address,
+        "reconnect.backoff.max.ms": RECONNECT_MS,
         "security.protocol": kafka.protocol,
         "ssl.ca.location": kafka.ca and str(kafka.ca),
         "ssl.certificate.location": kafka.certificate_file and str(kafka.certificate_file),

@@ -1,5 +1,7 @@
 """The Kafka client that is locked, and a broker that goes and comes back."""
 
+import itertools
+import socket
 import threading
 import time
 from pathlib import Path
@@ -8,12 +10,15 @@ import pytest
 from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from runtime.config import Kafka as Settings
+from runtime.kafka import client_settings
 from services.kafka import Kafka
 
 pytestmark = pytest.mark.services
 CLIENTS = 30
 RESTARTS = 3
 BACK_S = 45.0
+TRIES_S = 9.0  # librdkafka's default would wait for 3.2 s within these
 
 
 class Busy:
@@ -69,3 +74,19 @@ def test_every_client_comes_back_after_a_clean_restart(tmp_path: Path) -> None:
         for client in clients:
             client.stop()
         broker.stop()
+
+
+def test_no_client_waits_long_before_it_tries_again() -> None:
+    """A client whose broker is away looks for it at least every two seconds, however long that takes."""
+    times_s: list[float] = []
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        nobody.settimeout(TRIES_S)
+        client = Producer(client_settings(Settings(bootstrap=f"127.0.0.1:{nobody.getsockname()[1]}")))
+        end_s = time.monotonic() + TRIES_S
+        while time.monotonic() < end_s:
+            nobody.accept()[0].close()
+            times_s.append(time.monotonic())
+        client.purge()
+    waits_s = [after - before for before, after in itertools.pairwise(times_s)]
+    assert len(waits_s) >= 3
+    assert max(waits_s) < 2.0
