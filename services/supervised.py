@@ -22,6 +22,8 @@ EXIT_BAD_CONFIGURATION = 78  # the next one would end the same way
 AT_ONCE_S = 0.2
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
+# For a process that was ready: starting it helps, so what ends it again and again shall not keep it away for long.
+LONGEST_PAUSE_OF_READY_S = 4.0
 # Short enough that a process killed again and again while it works is back within seconds every time, long enough
 # that one which crashes in its start-up is not tried over and over.
 HEALTHY_AFTER_S = 10.0
@@ -35,7 +37,7 @@ class Backoff:
     _pause_s: float = FIRST_PAUSE_S
     _at_once_before: bool = False
 
-    def next_pause_s(self, exit_code: int, lived_s: float) -> float:
+    def next_pause_s(self, exit_code: int, lived_s: float, was_ready: bool = False) -> float:
         """Return the pause in seconds after a process ended with `exit_code` having lived `lived_s` seconds."""
         if lived_s >= HEALTHY_AFTER_S:
             self._pause_s = FIRST_PAUSE_S
@@ -45,8 +47,8 @@ class Backoff:
         self._at_once_before = exit_code == EXIT_RESTART_AT_ONCE
         if self._at_once_before and not hot_loop:
             return AT_ONCE_S
-        pause_s = self._pause_s
-        self._pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
+        pause_s = min(self._pause_s, LONGEST_PAUSE_OF_READY_S if was_ready else LONGEST_PAUSE_S)
+        self._pause_s = 2 * pause_s
         return pause_s
 
 
@@ -113,6 +115,7 @@ class Supervised:
         return False
 
     def _ended(self, code: int) -> None:
+        was_ready = self.state.ready
         self.state.pid, self.state.last_exit_code = None, code
         self.state.ready = False
         if code == EXIT_BAD_CONFIGURATION:
@@ -123,7 +126,7 @@ class Supervised:
             )
             print(f"{self.state.name} failed: {self.state.trouble}; not started again", flush=True)
             return
-        pause_s = self._backoff.next_pause_s(code, time.monotonic() - self._started_s)
+        pause_s = self._backoff.next_pause_s(code, time.monotonic() - self._started_s, was_ready)
         self._start_at_s = time.monotonic() + pause_s
         self.state.state = "waiting"
         print(f"{self.state.name} ended with code {code}; starts again in {pause_s:g} s", flush=True)

@@ -1,12 +1,27 @@
 """The pause before a process is started again."""
 
-from services.supervised import AT_ONCE_S, EXIT_RESTART_AT_ONCE, HEALTHY_AFTER_S, LONGEST_PAUSE_S, Backoff
+from services.supervised import (
+    AT_ONCE_S,
+    EXIT_RESTART_AT_ONCE,
+    HEALTHY_AFTER_S,
+    LONGEST_PAUSE_OF_READY_S,
+    LONGEST_PAUSE_S,
+    Backoff,
+)
 
 
 def test_pauses_double_up_to_the_longest() -> None:
     """Failure after failure waits 0.5, 1, 2, 4, 8, 16, 30, 30 seconds."""
     backoff = Backoff()
     assert [backoff.next_pause_s(1, 0.1) for _ in range(8)] == [0.5, 1, 2, 4, 8, 16, LONGEST_PAUSE_S, LONGEST_PAUSE_S]
+
+
+def test_what_was_ready_is_back_soon_however_often_it_ends() -> None:
+    """A process that is killed each time soon after it was ready is never kept away for longer than some seconds."""
+    backoff = Backoff()
+    pauses = [backoff.next_pause_s(-9, 2.0, was_ready=True) for _ in range(6)]
+    assert pauses == [0.5, 1, 2, 4, LONGEST_PAUSE_OF_READY_S, LONGEST_PAUSE_OF_READY_S]
+    assert backoff.next_pause_s(1, 0.1) == 2 * LONGEST_PAUSE_OF_READY_S
 
 
 def test_a_healthy_life_resets_the_pause() -> None:
