@@ -4,6 +4,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psutil
 
@@ -69,6 +70,14 @@ class Resources:
             name: {"rss_max_mib": round(use.rss_max_mib, 1), "handles_max": use.handles_max}
             for name, use in sorted(self.uses.items())
         }
+
+    def write(self, path: Path) -> None:
+        """All samples as CSV: a failing row keeps its folder, and whoever asks what grew finds them there."""
+        with path.open("w") as file:
+            file.write("name,sample,age,rss_mib,handles\n")
+            for name, use in sorted(self.uses.items()):
+                for n, (age, rss_mib, handles) in enumerate(use.samples):
+                    file.write(f"{name},{n},{age},{rss_mib:.1f},{handles}\n")
 
     def _sample(self) -> None:
         while not self._ending.wait(PERIOD_S):

@@ -536,6 +536,7 @@ def running(
                 system._load.terminate()
                 system._load.wait(60)
             system._resources.close()
+            system._resources.write(system.run_dir / "resources.csv")
             system._pulse.close()
     finally:
         supervisor.down(run_dir)
