@@ -1,23 +1,20 @@
-"""What the kernels detect in the data sets of `plant/data`, and what they do not.
+"""What the kernels detect in the data sets of `plant/data`, and what they do not, with two sets of parameters.
 
-    .venv/bin/python -m bench.detection [--params found.toml] [--merge-h H] [--tags] [--report x.json] [--html x.html]
+    .venv/bin/python -m bench.detection [--params found.toml] [--merge-h H] [--markdown docs/detection.md] \\
+        [--tags] [--report x.json] [--html x.html] [--keep FOLDER]
 
 Plays NAB and Tennessee Eastman files through validation, estimation and twin, without services, and scores them: NAB
 against its labels, the faults against their start row (161), the normal file for false alarms; of Tennessee Eastman the
-reactor's five tags. `--params`: settings to merge over `plant/datasets.toml`, as `twin fit` writes them from the run
-that `--keep` leaves; what it finds on the normal file (TE00) holds for all of Tennessee Eastman.
-
-    .venv/bin/python -m bench.detection --keep runs/files
-    .venv/bin/twin fit runs/files -c plant/datasets.toml --assets TE00 --no-reactor --out te.toml \\
-        --tags xmeas_07,xmeas_08,xmeas_09,xmeas_21,xmv_10
-    .venv/bin/twin fit runs/files -c plant/datasets.toml --assets NAB --no-reactor --out nab.toml \\
-        --to 2013-12-10T06:25:00Z
-    cat te.toml nab.toml > found.toml
+reactor's five tags. First with `plant/datasets.toml`, then with what `twin fit --limits` finds by its own code in that
+run where nothing is wrong (noise of the filters, thresholds of the drift test), merged over it as `--params` does: on
+the normal file (TE00), which then holds for all of Tennessee Eastman, and on the days of NAB before its first label.
+No label is looked at to choose a parameter. `--params`: a file in place of that fit. `--keep`: leaves both runs and the
+fitted file in a new folder.
 """
 
 import argparse
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,18 +22,17 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from bench import detection_report as report
 from cli import scoring
+from cli.fit import fitted, provenance
 from kernels.stage import Settings, fold
 from kernels.stages import STAGES
 from plant import datasets
 from plant.datasets import DataSet
-from replay import labels, results
-from replay.labels import Detection
-from replay.page import Plot, Table, page
-from replay.plots import series_plot
+from replay import fit_file, labels, results
+from replay.fits import Sought
 from replay.raw import Raw
 from replay.score import score_run
-from replay.score_tables import number, percent, span
 from replay.scores import Against, Scored
 from replay.signals import choice
 from replay.tables import Folder
@@ -49,41 +45,81 @@ FILES = (
 )
 LABELS = tuple(sorted(datasets.DIRECTORY.glob("*/labels.csv")))
 #: Reactor pressure, level, temperature, cooling water outlet temperature, cooling water flow; NAB's one temperature.
-TAGS = ("xmeas_07", "xmeas_08", "xmeas_09", "xmeas_21", "xmv_10", "temperature")
+TE_TAGS = ("xmeas_07", "xmeas_08", "xmeas_09", "xmeas_21", "xmv_10")
+TAGS = (*TE_TAGS, "temperature")
 #: What is asked for one by one: each alone, and together.
 WAYS: tuple[tuple[str, ...], ...] = (
     ("drift",), ("nis_gate",), ("zscore",), ("spike",), ("alert:nis_inconsistent",),
     ("drift", "nis_gate", "zscore", "spike"),
 )  # fmt: skip
 ROWS_PER_FRAME = 20
-NORMAL = "TE00"
+NORMAL, NAB = "TE00", "NAB"
+SOUGHT = Sought(limits=True, reactor=False)
 
 
 def main() -> None:
-    """Play, score, print."""
+    """Play, fit, play again, score both, print."""
+    arguments = _arguments()
+    if arguments.keep is not None and arguments.keep.exists():
+        raise SystemExit(f"--keep {arguments.keep}: is there already; allowed is a new folder")
+    with tempfile.TemporaryDirectory(prefix="twin-detection-") as temporary:
+        folder = arguments.keep or Path(temporary)
+        scored = compared(folder, arguments.params, arguments.merge_h * 3600.0)
+        text = (arguments.params or folder / "found.toml").read_text("utf-8")
+    tables = [report.summary(scored), report.windows(scored)]
+    console = Console(width=150)
+    console.print(f"alarms within {arguments.merge_h:g} h are one")
+    for table in [*tables, *(report.tags(scored) if arguments.tags else ())]:
+        scoring.show(table)
+    for line in report.in_words(scored):
+        console.print(line)
+    if arguments.report is not None:
+        scoring.write_json(arguments.report, report.figures(scored))
+    if arguments.markdown is not None:
+        arguments.markdown.write_text(report.markdown(scored, tables, text, arguments.merge_h), "utf-8")
+    if arguments.html is not None:
+        arguments.html.write_text(report.drawn(scored, [*tables, *report.tags(scored)], CONFIG.name), "utf-8")
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--params", type=Path, default=None, help="settings to merge over plant/datasets.toml")
+    parser.add_argument("--params", type=Path, default=None, help="settings to merge over plant/datasets.toml, no fit")
     parser.add_argument("--merge-h", type=float, default=1.0, help="signals at most so many hours apart are one alarm")
-    parser.add_argument("--keep", type=Path, default=None, help="leave the run in this folder, which must be new")
+    parser.add_argument("--keep", type=Path, default=None, help="leave runs and fitted file in this new folder")
     parser.add_argument("--tags", action="store_true", help="print a table per way with every tag")
     parser.add_argument("--report", type=Path, default=None, help="write all figures as JSON")
+    parser.add_argument("--markdown", type=Path, default=None, help="write the report as Markdown")
     parser.add_argument("--html", type=Path, default=None, help="write a page with plots")
-    arguments = parser.parse_args()
-    settings = shared(scoring.settings_of(CONFIG, arguments.params))
-    with tempfile.TemporaryDirectory(prefix="twin-detection-") as folder:
-        run = play(arguments.keep or Path(folder), settings)
-        ways = {way: judged(run, settings, way, arguments.merge_h * 3600.0) for way in WAYS}
-    Console(width=150).print(
-        f"parameters: {arguments.params or CONFIG.name}; alarms within {arguments.merge_h:g} h are one"
+    return parser.parse_args()
+
+
+def compared(folder: Path, params: Path | None, merge_s: float) -> report.Scores:
+    """Scores with the configured parameters and with the fitted ones; leaves runs and `found.toml` in the folder."""
+    settings = scoring.settings_of(CONFIG, None)
+    configured = play(folder / "configured", shared(settings))
+    if params is None:
+        params = folder / "found.toml"
+        params.write_text(fit(configured.folder, settings), "utf-8")
+    changed = shared(scoring.settings_of(CONFIG, params))
+    found = play(folder / "fitted", changed)
+    return {
+        "configured": {way: judged(configured, shared(settings), way, merge_s) for way in WAYS},
+        "fitted": {way: judged(found, changed, way, merge_s) for way in WAYS},
+    }
+
+
+def fit(folder: Path, settings: Settings) -> str:
+    """What `twin fit --limits --no-reactor` writes for the normal file and for NAB before its first label."""
+    first = min(w.start_ns for w in labelled() if w.asset == NAB)
+    spans = ((results.load(folder), NORMAL, TE_TAGS), (results.load(folder, None, first), NAB, ()))
+    return "\n".join(
+        fit_file.text(fitted(run, settings, (asset,), tags, SOUGHT), provenance(run)) for run, asset, tags in spans
     )
-    told = [summary(ways), *(tags(way, scored) for way, scored in ways.items())]
-    for one in told if arguments.tags else told[:1]:
-        scoring.show(one)
-    if arguments.report is not None:
-        found = {" + ".join(way): {"assets": s.assets, "tags": s.tags} for way, s in ways.items()}
-        scoring.write_json(arguments.report, found)
-    if arguments.html is not None:
-        arguments.html.write_text(drawn(ways[WAYS[-1]], told, str(arguments.params)), "utf-8")
+
+
+def labelled() -> list[labels.Window]:
+    """The windows of both data sets."""
+    return [window for path in LABELS for window in labels.read(path)]
 
 
 def shared(settings: Settings) -> Settings:
@@ -96,9 +132,7 @@ def shared(settings: Settings) -> Settings:
 
 
 def play(folder: Path, settings: Settings) -> results.Run:
-    """All files through the kernels, as a run in `folder`. Raises FileExistsError where one is there."""
-    if (folder / "readings").exists():
-        raise FileExistsError(f"{folder}: there is a run already")
+    """All files through the kernels, as a run in `folder`."""
     for partition, path in enumerate(FILES):
         data = datasets.load(path)
         out = Folder(folder, partition)
@@ -148,58 +182,8 @@ def frames(data: DataSet) -> Iterator[Frame]:
 
 def judged(run: results.Run, settings: Settings, way: Sequence[str], merge_s: float) -> Scored:
     """Scores of the run where only these tests and alerts count."""
-    windows = [window for path in LABELS for window in labels.read(path)]
-    against = Against(settings=settings, labels=windows, choice=choice(way), merge_s=merge_s, tags=TAGS)
+    against = Against(settings=settings, labels=labelled(), choice=choice(way), merge_s=merge_s, tags=TAGS)
     return score_run(run, against, plots=len(FILES) * len(TAGS))
-
-
-def summary(ways: Mapping[tuple[str, ...], Scored]) -> Table:
-    """Each way of detecting, per asset: what it finds, what it misses and what that costs in false alarms."""
-    rows = []
-    for way, scored in ways.items():
-        for a in scored.assets:
-            d = a.detection
-            if d is not None:
-                rows.append([" + ".join(way), a.asset, *_figures(d), number(d.outside_days, 3), percent(d.by_chance)])
-    return Table(
-        title="Detection",
-        columns=("signals", "asset", *FIGURES, "days outside", "recall by chance %"),
-        rows=rows,
-        words=2,
-        note=NOTE,
-    )
-
-
-def tags(way: Sequence[str], scored: Scored) -> Table:
-    """What one way of detecting comes to, per tag."""
-    rows = [
-        [t.asset, t.tag, *_figures(t.detection), number(t.nis.mean, 3), t.nis.verdict]
-        for t in scored.tags
-        if t.detection is not None
-    ]
-    return Table(
-        title=" + ".join(way), columns=("asset", "tag", *FIGURES, "mean NIS", "noise"), rows=rows, words=2, note=NOTE
-    )
-
-
-NOTE = "First signal after: – is a window that was missed, * one in which an alarm was on already when it began."
-FIGURES = ("detected", "first signal after", "false alarms", "per day", "precision %")
-
-
-def _figures(d: Detection) -> list[str]:
-    if d.windows:
-        detected = f"{d.detected} of {len(d.windows)}"
-        delays = ", ".join(span(w.delay_s) + ("*" if w.already_on else "") for w in d.windows)
-    else:
-        detected, delays = "no fault", ""
-    return [detected, delays, str(d.false_alarms), number(d.false_alarms_per_day, 3), percent(d.precision)]
-
-
-def drawn(scored: Scored, told: Sequence[Table], params: str) -> str:
-    """A page with all tables and plots."""
-    plots = [Plot(f"{s.asset} {s.tag}", series_plot(s, f"p{i}")) for i, s in enumerate(scored.series)]
-    provenance = {"configuration": {"file": CONFIG.name, "params": params}}
-    return page("Detection in the data sets", [NOTE], told, plots, provenance)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
     .venv/bin/python -m bench.fit_coverage [--runs 100] [--report fit_coverage.json]
 
 Reactor: `plant.physics` with heat transfer, frequency factor and activation energy drawn anew for every run, its
-sensors' noise of the run's seed; U, A and E are fitted from 900 s of it. Noise, measured: r of the plant's sensors, of
-which the truth is known, q is not. Noise, both: q and r of tags whose state moves as the filter supposes. Exits
-non-zero where fewer than 90 of 100 intervals hold the truth.
+sensors' noise of the run's seed; U, A and E are fitted from 900 s of it, the conversion at the beginning unknown. Begun
+late: the same without the first 30 s. Isothermal: a batch held at 85 degC from its known start on, which tells U and k,
+so A with E known; with another start it would have given off as much heat with another U.
+Noise, measured: r of the plant's sensors, of which the truth is known, q is not. Noise, both: q and r of tags whose
+state moves as the filter supposes. Exits non-zero where fewer than 90 of 100 intervals hold the truth.
 """
 
 import argparse
@@ -37,6 +39,7 @@ I64 = NDArray[np.int64]
 SECOND_NS = 1_000_000_000
 START_NS = 1_735_689_600 * SECOND_NS
 SPAN_S, STEP_S, READ_EVERY = 900.0, 0.1, 5
+LATE_S = 30.0
 HELD_AT_LEAST = 0.9
 MODEL = MODELS["batch_reactor"]
 #: What the configuration says before the fit, for every run: the chapter's values, not the run's.
@@ -44,6 +47,7 @@ BEFORE = MODEL.values({})
 STATES = {"temperature": 1, "temperature_jacket": None, "pressure": None}
 #: Sensors that are slow beside their noise; a filter with constant rate can follow them.
 MEASURED = ("temperature", "temperature_jacket", "pressure", "ph", "level")
+U, A, E = "heat_transfer_W_per_m2_K", "frequency_factor_per_s", "activation_energy_J_per_mol"
 Q_TRUE, R_TRUE, WANDER_N = 1e-3, 0.25, 600
 
 
@@ -89,30 +93,47 @@ def batches(runs: int, seed: int = 0) -> Batches:
     )
 
 
-def span(data: Batches, run: int) -> Span:
-    """One batch as its model sees it."""
+def span(data: Batches, run: int, late_s: float = 0.0) -> Span:
+    """One batch as its model sees it; without its first `late_s` s."""
     signals = []
     for sensor in SENSORS:
         entry, rank = MODEL.input_of(sensor.tag, {})
         if sensor.tag in STATES:
             factor = 1e3 if sensor.unit == "kPa" else 1.0
+            first = round(late_s / STEP_S / READ_EVERY)
             signals.append(
                 Signal(
                     tag=sensor.tag,
                     entry=entry,
                     rank=rank,
                     state=STATES[sensor.tag],
-                    time_ns=data.time_ns[sensor.tag][:, run].copy(),
-                    value=factor * data.readings[sensor.tag][:, run],
+                    time_ns=data.time_ns[sensor.tag][first:, run].copy(),
+                    value=factor * data.readings[sensor.tag][first:, run],
                     std=factor * sensor.noise,
                 )
             )
     return span_of(f"R{101 + run}", MODEL, signals)
 
 
-def reactor_fit(data: Batches, run: int) -> ReactorFit:
+def reactor_fit(data: Batches, run: int, late_s: float = 0.0) -> ReactorFit:
     """U, A and E of one batch; the heat of reaction is known."""
-    return fit_reactor(MODEL, [span(data, run)], [{**BEFORE, "reaction_heat_J_per_kg": 60_000.0}])
+    return fit_reactor(MODEL, [span(data, run, late_s)], [{**BEFORE, "reaction_heat_J_per_kg": 60_000.0}])
+
+
+def isothermal_fit(seed: int) -> ReactorFit:
+    """A batch with the chapter's parameters whose jacket holds it at 85 degC to the mK, read for 600 s."""
+    random, time_s = np.random.default_rng(seed), np.arange(0.0, 600.0, 0.5)
+    k = BEFORE[A] * np.exp(-BEFORE[E] / (8.314 * 358.15))
+    given = {**BEFORE, "reaction_heat_J_per_kg": 50_000.0}
+    heat_W = given["mass_kg"] * given["reaction_heat_J_per_kg"] * k * np.exp(-k * time_s)
+    values = {"temperature": np.full(len(time_s), 85.0), "temperature_jacket": 85.0 - heat_W / (BEFORE[U] * 10.0)}
+    signals = []
+    for tag, value in values.items():
+        entry, rank = MODEL.input_of(tag, {})
+        read = value + random.normal(0.0, 0.1, len(time_s))
+        time_ns = (time_s * 1e9).astype(np.int64)
+        signals.append(Signal(tag=tag, entry=entry, rank=rank, state=STATES[tag], time_ns=time_ns, value=read, std=0.1))
+    return fit_reactor(MODEL, [span_of("R1", MODEL, signals)], [given], starts_known=True)
 
 
 def noise_settings(q: float, r: float, white: bool) -> Floats:
@@ -139,12 +160,12 @@ def wandering(seed: int, white: bool) -> tuple[I64, Floats]:
 Held = dict[str, list[bool]]
 
 
-def reactor_coverage(data: Batches, runs: Sequence[int]) -> tuple[Held, dict[str, int]]:
-    """U, A and E; and how often each was not determined."""
+def reactor_coverage(data: Batches, runs: Sequence[int], late_s: float = 0.0) -> tuple[Held, dict[str, int]]:
+    """U, A and E; and how often each was not determined, which counts as not held."""
     held: Held = {name: [] for name in data.truth}
     kept = dict.fromkeys(data.truth, 0)
     for run in runs:
-        fit = reactor_fit(data, run)
+        fit = reactor_fit(data, run, late_s)
         for name, truth in data.truth.items():
             interval = fit.parameters[name]
             # An interval that is open because nothing is known holds no truth worth counting.
@@ -152,6 +173,17 @@ def reactor_coverage(data: Batches, runs: Sequence[int]) -> tuple[Held, dict[str
             held[name].append(found and bool(interval.low <= truth[run] <= interval.high))
             kept[name] += not found
     return held, kept
+
+
+def isothermal_coverage(runs: Sequence[int]) -> Held:
+    """U, and A with E kept."""
+    held: Held = {U: [], A: []}
+    for run in runs:
+        fit = isothermal_fit(run)
+        for name, of in held.items():
+            interval = fit.parameters[name]
+            of.append(name in fit.determined and bool(interval.low <= BEFORE[name] <= interval.high))
+    return held
 
 
 def sensor_coverage(data: Batches, runs: Sequence[int]) -> Held:
@@ -195,6 +227,8 @@ def main() -> int:
     data, report = batches(arguments.runs), []
     for name, coverage in (
         ("reactor", lambda: reactor_coverage(data, runs)[0]),
+        ("reactor, begun late", lambda: reactor_coverage(data, runs, LATE_S)[0]),
+        ("reactor, isothermal", lambda: isothermal_coverage(runs)),
         ("plant's sensors", lambda: sensor_coverage(data, runs)),
         ("wandering tags", lambda: wandering_coverage(runs)),
     ):

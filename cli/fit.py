@@ -14,7 +14,7 @@ from kernels.settings import kernel_settings
 from kernels.stage import Settings
 from kernels.twin_params import TwinParams
 from replay import fit_file, results
-from replay.fits import AssetsFit, AssetSpan, Fits, TagNoise, fit_asset, reactors
+from replay.fits import AssetsFit, AssetSpan, Fits, Sought, TagNoise, fit_asset, reactors
 from replay.interval import Interval
 from replay.page import Table
 from replay.provenance import code_version, params_digest
@@ -34,8 +34,14 @@ def fit(
     start: scoring.FromOption = None,
     stop: scoring.ToOption = None,
     noise: Annotated[bool, typer.Option("--noise/--no-noise", help="Process and measurement noise per tag.")] = True,
+    limits: Annotated[
+        bool, typer.Option("--limits", help="Also drift_threshold per tag; the span must be normal operation.")
+    ] = False,
     reactor: Annotated[bool, typer.Option("--reactor/--no-reactor", help="Parameters of the assets' models.")] = True,
     together: Annotated[bool, typer.Option(help="Assets of one model share their parameters: tells E better.")] = False,
+    known_start: Annotated[
+        bool, typer.Option("--known-start", help="Trust the conversion with which the run begins; else it is sought.")
+    ] = False,
     file: Annotated[
         Path | None, typer.Option("--out", help="Write what was found, for `--params` or plant.toml.")
     ] = None,
@@ -47,7 +53,8 @@ def fit(
     with scoring.clear_errors(), scoring.opened(run, config, run_dir, start, stop) as found:
         plant = scoring.plant_of(config, params)
         settings = kernel_settings(plant)
-        fits = fitted(found, settings, scoring.words(assets), scoring.words(tags), noise, reactor, together)
+        sought = Sought(noise=noise, limits=limits, reactor=reactor, together=together, known_start=known_start)
+        fits = fitted(found, settings, scoring.words(assets), scoring.words(tags), sought)
         for line in scoring.settings_note(found, params_digest(plant)):
             out.print(line, markup=False)
         scoring.show(table(fits))
@@ -65,9 +72,7 @@ def fitted(
     settings: Settings,
     assets: tuple[str, ...],
     tags: tuple[str, ...],
-    noise: bool,
-    reactor: bool,
-    together: bool,
+    sought: Sought,
 ) -> Fits:
     """All fits of a run. Raises ResultError for assets and tags that it does not have."""
     fits, params, spans = Fits(), TwinParams(settings), list[AssetSpan]()
@@ -76,14 +81,14 @@ def fitted(
         seen |= set(asset.tags())
         chosen = [t for t in asset.tags() if not tags or any(fnmatchcase(t, pattern) for pattern in tags)]
         matched |= {pattern for pattern in tags if any(fnmatchcase(t, pattern) for t in chosen)}
-        span = fit_asset(fits, asset, tags=chosen, settings=settings, params=params, noise=noise, reactor=reactor)
+        span = fit_asset(fits, asset, tags=chosen, settings=settings, params=params, sought=sought)
         if span is not None:
             spans.append(span)
     unknown = sorted(set(tags) - matched)
     if unknown:
         there = ", ".join(sorted(seen)[:20]) or "none"
         raise results.ResultError(f"run {run.name}: no readings of tag {unknown[0]!r}; there are {there}")
-    fits.reactors += reactors(spans, together)
+    fits.reactors += reactors(spans, sought)
     return fits
 
 
@@ -131,6 +136,9 @@ def _noise_rows(tag: TagNoise) -> Iterator[tuple[str, ...]]:
     per = f"{unit}/s³" if tag.white else unit
     yield _row(tag.asset, f"{tag.tag} process_noise", tag.before[0], tag.process, per, "")
     yield _row(tag.asset, f"{tag.tag} measurement_noise", tag.before[1], tag.measurement, unit, counts)
+    if tag.drift is not None:
+        seen = f"greatest of {tag.drift.excursions} excursions {tag.drift.greatest:.4g}"
+        yield tag.asset, f"{tag.tag} drift_threshold", "", f"{tag.drift.threshold:.5g}", "–", "", seen
 
 
 def _reactor_rows(found: AssetsFit) -> Iterator[tuple[str, ...]]:
@@ -155,6 +163,7 @@ def _reactor_rows(found: AssetsFit) -> Iterator[tuple[str, ...]]:
             f"residuals {found.fit.excess_before:.3g} → {found.fit.excess:.3g} times the noise",
             f"{found.fit.readings} readings at {low:.1f}…{high:.1f} degC",
             f"log A and E correlate by {correlation:.5f}" if isfinite(correlation) else "",
+            *found.fit.starts,
             found.note,
             *found.fit.notes,
         ),

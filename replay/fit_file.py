@@ -8,6 +8,7 @@ from typing import Any
 import tomlkit
 from tomlkit.items import Table
 
+from replay.fit_drift import FALSE_ALARMS
 from replay.fits import Fits
 from replay.interval import Interval
 
@@ -30,6 +31,9 @@ def entries(fits: Fits) -> Iterator[tuple[Entry, str]]:
         ):
             if math.isfinite(interval.value) and interval.value > 0.0:
                 yield ((*where, key), rounded(interval.value)), _comment(interval, unit + per)
+        if tag.drift is not None:
+            told = f"{FALSE_ALARMS:g} false alarms in such a span; its greatest sum is {tag.drift.greatest:.3g}"
+            yield ((*where, "drift_threshold"), rounded(tag.drift.threshold)), told
     for found in fits.reactors:
         if found.fit is None:
             continue

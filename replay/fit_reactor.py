@@ -4,8 +4,9 @@ Weighted least squares over the free run of the model (`replay.reactor_run`): ea
 by its noise. Intervals are 95 % by the observed information, in the logarithm of U and of k at the span's temperature,
 in E, and in log A, which is linear in those two: a delta method that is exact but for the first step. The measured
 inputs have noise, too, which moves the whole run after it: its share of the covariance is found by running the model
-over inputs to which their noise was added once more (a sandwich). Where residuals are larger than the noise, or hang
-together, intervals are widened by as much, and a note says so.
+over inputs to which their noise was added once more (a sandwich). States that are not measured (the conversion) began
+somewhere, too, and where is sought besides: half a hundredth off moves E by more than its interval. Where residuals are
+larger than the noise, or hang together, intervals are widened by as much, and a note says so.
 
 What a span does not tell is kept as it was, and the rest is found with it held: a note says so. An isothermal span,
 say, gives k but neither E nor, without E, A. Knows plain arrays; no files, no configuration.
@@ -17,14 +18,16 @@ likelihood estimation of misspecified models" (1982).
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
+from scipy.stats import chi2
 
 from kernels.models.model import Model
 from replay.interval import Interval, TooFewReadings
-from replay.reactor_run import ENERGY_SCALE, KELVIN, RATE, Problem, elements, spans_of
+from replay.reactor_run import ENERGY_SCALE, KELVIN, RATE, Problem, elements
 from replay.reactor_span import Span
 
 Floats = NDArray[np.float64]
@@ -35,6 +38,10 @@ Z_95 = 1.959963984540054
 FACTOR_MAX = 3.0
 #: An interval of E wider than this share of it to each side tells nothing.
 ENERGY_SHARE_MAX = 0.5
+#: Readings that tell of no reaction seem to, less often than 1 − this.
+REACTS_BY_CHANCE = 0.999
+#: A search begins so far inside the bounds of its vector.
+MARGIN = 1e-6
 #: Runs with noise added to the inputs, and the seed of that noise: the same readings give the same intervals.
 INPUT_RUNS, SEED = 40, 1
 #: Residuals more than this times the noise, or that hang together more than this, are worth a note.
@@ -46,7 +53,8 @@ class ReactorFit:
     """What was found. `parameters`: by name, in the model's units; those that are kept have the interval 0…inf.
 
     `determined`: names of those that were found. `excess`: residuals in standard deviations of the readings.
-    `correlation`: of log A and E, NaN where E is kept. `temperature_degC`: lowest and highest.
+    `correlation`: of log A and E, NaN where E is kept. `temperature_degC`: lowest and highest. `starts`: in words, with
+    what states that are not measured began, where that was sought.
     """
 
     parameters: Mapping[str, Interval]
@@ -57,12 +65,13 @@ class ReactorFit:
     excess_before: float
     correlation: float
     temperature_degC: tuple[float, float]
+    starts: tuple[str, ...]
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Found:
-    """A least-squares solution with the covariance of its vector."""
+    """A least-squares solution with the covariance of its vector, whose part of the readings was `widened` so much."""
 
     problem: Problem
     vector: Floats
@@ -71,6 +80,7 @@ class _Found:
     evaluations: int
     excess: float
     together: float
+    widened: float
 
     def value(self, name: str) -> float:
         """An element of the vector."""
@@ -82,8 +92,12 @@ class _Found:
         return math.sqrt(max(float(self.covariance[i, i]), 0.0))
 
 
-def fit_reactor(model: Model, spans: Sequence[Span], given: Sequence[Mapping[str, float]]) -> ReactorFit:
+def fit_reactor(
+    model: Model, spans: Sequence[Span], given: Sequence[Mapping[str, float]], *, starts_known: bool = False
+) -> ReactorFit:
     """Fits the parameters that the spans share. `given`: of each span, all parameters of the model that hold now.
+
+    `starts_known`: states that are not measured begin as given; else where they begin is sought, too.
 
     Raises TooFewReadings, and ValueError for a model of which nothing can be fitted.
     """
@@ -96,10 +110,17 @@ def fit_reactor(model: Model, spans: Sequence[Span], given: Sequence[Mapping[str
     at_K = mean_degC + KELVIN
     held = elements(model, given[0], at_K)
     problem = Problem(model=model, spans=spans, given=given, at_K=at_K, held=held, free=tuple(held))
-    start = problem.off(np.r_[list(held.values()), np.zeros(problem.begins)])
+    problem = replace(problem, starts_known=starts_known)
+    start = problem.off(_start(problem))
     kept: dict[str, str] = {}
     found = _solved(problem)
     evaluations = found.evaluations
+    if RATE in problem.free and not _reacts(found):
+        why = "without any reaction the model fits as well"
+        kept = {name: why for name in (RATE, model.arrhenius.energy.name if model.arrhenius else "") if name in held}
+        problem = replace(problem, free=tuple(n for n in problem.free if n not in kept))
+        found = _solved(problem)
+        evaluations += found.evaluations
     while (worst := _undetermined(found)) is not None:
         kept |= worst
         problem = replace(problem, free=tuple(n for n in problem.free if n not in kept))
@@ -114,6 +135,7 @@ def fit_reactor(model: Model, spans: Sequence[Span], given: Sequence[Mapping[str
         excess_before=math.sqrt(float(np.mean(start**2))),
         correlation=_correlation(found),
         temperature_degC=(low_degC, high_degC),
+        starts=_starts(found),
         notes=_notes(found),
     )
 
@@ -131,18 +153,45 @@ def _temperature(model: Model, spans: Sequence[Span]) -> tuple[float, float, flo
     return float(low), float(high), float(np.mean(values))
 
 
-def _solved(problem: Problem) -> _Found:
-    bounds = spans_of(problem.model)
-    low = np.r_[[bounds[n][0] for n in problem.free], np.full(problem.begins, -np.inf)]
-    high = np.r_[[bounds[n][1] for n in problem.free], np.full(problem.begins, np.inf)]
-    start = np.r_[[problem.held[n] for n in problem.free], np.zeros(problem.begins)]
-    margin = 1e-6
-    start = np.clip(start, low + margin, high - margin)
+def _start(problem: Problem) -> Floats:
+    """The vector of what is given."""
+    vector = np.zeros(len(problem.within()[0]))
+    vector[: len(problem.free)] = [problem.held[name] for name in problem.free]
+    return vector
+
+
+def _least(problem: Problem, low: Floats, high: Floats) -> Any:
+    """The solution of scipy."""
+    start = np.clip(_start(problem), low + MARGIN, high - MARGIN)
     if not len(start):
         raise ValueError("nothing is left that the span could tell")
-    solution = least_squares(problem.off, start, bounds=(low, high), x_scale="jac", diff_step=1e-5, xtol=1e-9)
+    return least_squares(problem.off, start, bounds=(low, high), x_scale="jac", diff_step=1e-5, xtol=1e-9)
+
+
+def _reacts(found: _Found) -> bool:
+    """Whether readings tell of a reaction at all, by the ratio of likelihoods with none and all else much as found.
+
+    Slopes do not say so: where next to nothing reacts, some conversion and k fit the noise best.
+    """
+    problem, arrhenius = found.problem, found.problem.model.arrhenius
+    assert arrhenius is not None
+    others = tuple(n for n in problem.free if n not in (RATE, arrhenius.energy.name))
+    held = {**problem.held, **{n: found.value(n) for n in others}, RATE: math.log(arrhenius.rate_span[0])}
+    without = replace(problem, held=held, free=others)
+    low, high = without.within()
+    for i, name in enumerate(others):
+        low[i] = max(low[i], found.value(name) - math.log(FACTOR_MAX))
+        high[i] = min(high[i], found.value(name) + math.log(FACTOR_MAX))
+    gain = (2.0 * _least(without, low, high).cost - float(np.sum(problem.off(found.vector) ** 2))) / found.widened
+    freedom = len(problem.free) - len(others) + len(list(problem.started(found.vector)))
+    return bool(gain > chi2.ppf(REACTS_BY_CHANCE, freedom))
+
+
+def _solved(problem: Problem) -> _Found:
+    low, high = problem.within()
+    solution = _least(problem, low, high)
     vector: Floats = solution.x
-    slopes = _slopes(problem, vector)
+    slopes = _slopes(problem, vector, low, high)
     residuals: Floats = solution.fun
     excess = math.sqrt(float(residuals @ residuals) / max(len(residuals) - len(vector), 1))
     together = _together(problem, residuals)
@@ -156,7 +205,7 @@ def _solved(problem: Problem) -> _Found:
     # The inverse of a matrix without full rank says 0 where it should say "anything".
     blind = np.sum(slopes[:, :free] ** 2, axis=0) < 1e-12
     covariance[np.arange(free)[blind], np.arange(free)[blind]] = np.inf
-    near = (vector - low < 10 * margin) | (high - vector < 10 * margin)
+    near = (vector - low < 10 * MARGIN) | (high - vector < 10 * MARGIN)
     return _Found(
         problem=problem,
         vector=vector,
@@ -165,16 +214,17 @@ def _solved(problem: Problem) -> _Found:
         evaluations=int(solution.nfev) * (len(vector) + 1) + 2 * len(vector) + INPUT_RUNS,
         excess=excess,
         together=together,
+        widened=widened,
     )
 
 
-def _slopes(problem: Problem, vector: Floats) -> Floats:
-    """Derivative of the residuals by central differences, shape (readings, elements)."""
+def _slopes(problem: Problem, vector: Floats, low: Floats, high: Floats) -> Floats:
+    """Derivative of the residuals by differences, central but at a bound, shape (readings, elements)."""
     columns = []
     for i in range(len(vector)):
-        h = np.zeros(len(vector))
-        h[i] = 1e-4
-        columns.append((problem.off(vector + h) - problem.off(vector - h)) / 2e-4)
+        above, below = vector.copy(), vector.copy()
+        above[i], below[i] = min(vector[i] + 1e-4, high[i]), max(vector[i] - 1e-4, low[i])
+        columns.append((problem.off(above) - problem.off(below)) / (above[i] - below[i]))
     return np.stack(columns, axis=1)
 
 
@@ -291,6 +341,14 @@ def _correlation(found: _Found) -> float:
     i = found.problem.free.index(arrhenius.energy.name)
     both = float(_by_elements(found) @ found.covariance[:, i])
     return both / (_log_a_std(found) * found.std(arrhenius.energy.name))
+
+
+def _starts(found: _Found) -> tuple[str, ...]:
+    halves = Z_95 * np.sqrt(np.maximum(np.diag(found.covariance), 0.0))
+    return tuple(
+        f"{asset} begins with {name} {value:.3g} ± {halves[place]:.2g}"
+        for asset, name, value, place in found.problem.started(found.vector)
+    )
 
 
 def _notes(found: _Found) -> tuple[str, ...]:

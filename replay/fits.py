@@ -17,6 +17,7 @@ from kernels.models.model import NO_INPUT, Model
 from kernels.stage import TIME_TESTS, Settings
 from kernels.twin import ESTIMATION_TESTS
 from kernels.twin_params import TwinParams
+from replay.fit_drift import DriftLimit, drift_limit
 from replay.fit_noise import NoiseFit, fit_noise
 from replay.fit_reactor import ReactorFit, fit_reactor
 from replay.interval import Interval
@@ -29,6 +30,21 @@ I64 = NDArray[np.int64]
 
 #: A state of the run this close to the beginning of a span says what is not measured there, s.
 BEGIN_WITHIN_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sought:
+    """What is asked for: noise of the tags, with `limits` also thresholds of their drift tests; models' parameters.
+
+    `together`: assets of one model share its parameters. `known_start`: what is not measured (the conversion) begins as
+    the run had it, else it is sought where.
+    """
+
+    noise: bool = True
+    limits: bool = False
+    reactor: bool = True
+    together: bool = False
+    known_start: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,7 +65,8 @@ class TagReadings:
 class TagNoise:
     """Noise of one tag. Variances are in `unit`², that of the configuration where it names one, else the readings'.
 
-    `fit` is None where nothing could be fitted; `note` says why. `scale`: unit² of the readings per `unit`².
+    `fit` is None where nothing could be fitted; `note` says why. `scale`: unit² of the readings per `unit`². `drift`:
+    None where it was not sought or the span does not tell it.
     """
 
     asset: str
@@ -60,6 +77,7 @@ class TagNoise:
     fit: NoiseFit | None
     scale: float
     note: str
+    drift: DriftLimit | None = None
 
     @property
     def process(self) -> Interval:
@@ -158,8 +176,8 @@ def verdicts(rows: pd.DataFrame) -> NDArray[np.uint8]:
     return verdict
 
 
-def tag_noise(readings: TagReadings, settings: Settings) -> TagNoise | None:
-    """Fits the noise of a tag; None for a set point, which has none."""
+def tag_noise(readings: TagReadings, settings: Settings, limits: bool = False) -> TagNoise | None:
+    """Fits the noise of a tag, and with `limits` the threshold of its drift test; None for a set point."""
     stated = settings.tag(readings.asset, readings.tag)
     row = np.array(filter_settings(stated, readings.tag, readings.unit))
     if row[kalman.EXACT] > 0.0:
@@ -167,9 +185,12 @@ def tag_noise(readings: TagReadings, settings: Settings) -> TagNoise | None:
     shown = stated["unit"] or readings.unit
     scale = square_scale(shown, readings.unit or shown)
     share = INITIAL_SHARE if stated["estimation"]["initial_variance"] is None else None
-    fit, notes = None, [readings.note]
+    fit, drift, notes = None, None, [readings.note]
     try:
         fit = fit_noise(readings.verdict, readings.time_ns, readings.value, row, share)
+        if limits:
+            drift = _drift(readings, row, fit)
+            notes.append("" if drift else "the span does not tell a threshold of the drift test")
     except ValueError as error:
         notes.append(str(error))
     return TagNoise(
@@ -181,7 +202,18 @@ def tag_noise(readings: TagReadings, settings: Settings) -> TagNoise | None:
         fit=fit,
         scale=scale,
         note="; ".join(n for n in notes if n),
+        drift=drift,
     )
+
+
+def _drift(readings: TagReadings, row: Floats, fit: NoiseFit) -> DriftLimit | None:
+    """The threshold with the noise that was found, as it is written to the file."""
+    row = row.copy()
+    row[kalman.INITIAL] *= fit.measurement.value / row[kalman.R]
+    row[kalman.R] = fit.measurement.value
+    if np.isfinite(fit.process.value) and fit.process.value > 0.0:
+        row[kalman.Q] = fit.process.value
+    return drift_limit(readings.verdict, readings.time_ns, readings.value, row)
 
 
 def asset_span(
@@ -239,28 +271,31 @@ def _begun(run: AssetRun, model: Model, span: Span, given: dict[str, float]) -> 
         if s.parameter is not None and s.name in states:
             given[s.parameter] = float(states[s.name])
     said = ", ".join(f"{s.name} {given[s.parameter]:.3g}" for s in unmeasured if s.parameter is not None)
-    return given, f"at the beginning {said}, {'as the run had it' if states else 'as configured'}" if said else ""
+    return (
+        given,
+        f"{run.asset} begins with {said}, {'as the run had it' if states else 'as configured'}" if said else "",
+    )
 
 
-def reactors(spans: Sequence[AssetSpan], together: bool) -> Iterator[AssetsFit]:
-    """Fits each asset, or with `together` all assets of a model as one set of parameters."""
+def reactors(spans: Sequence[AssetSpan], sought: Sought) -> Iterator[AssetsFit]:
+    """Fits each asset, or all assets of a model as one set of parameters."""
     groups: dict[str, list[AssetSpan]] = {}
     for s in spans:
-        groups.setdefault(s.model.name if together else s.asset, []).append(s)
+        groups.setdefault(s.model.name if sought.together else s.asset, []).append(s)
     for group in groups.values():
-        model, note = group[0].model, "; ".join(dict.fromkeys(s.note for s in group if s.note))
-        fit = None
+        model = group[0].model
+        fit, note = None, "; ".join(dict.fromkeys(s.note for s in group if s.note and sought.known_start))
         try:
-            fit = fit_reactor(model, [s.span for s in group], [s.given for s in group])
+            fit = fit_reactor(model, [s.span for s in group], [s.given for s in group], starts_known=sought.known_start)
         except ValueError as error:
             note = str(error)
-        sought = [*model.fitted, *((model.arrhenius.frequency, model.arrhenius.energy) if model.arrhenius else ())]
+        fitted = [*model.fitted, *((model.arrhenius.frequency, model.arrhenius.energy) if model.arrhenius else ())]
         yield AssetsFit(
             assets=tuple(s.asset for s in group),
             model=model.name,
             before=group[0].given,
             fit=fit,
-            units={f.name: f.unit for f in sought},
+            units={f.name: f.unit for f in fitted},
             note=note,
         )
 
@@ -272,22 +307,21 @@ def fit_asset(
     tags: Sequence[str],
     settings: Settings,
     params: TwinParams,
-    noise: bool,
-    reactor: bool,
+    sought: Sought,
 ) -> AssetSpan | None:
-    """Adds the noise of the asset's tags `tags`; returns what its model sees where `reactor` says so."""
+    """Adds the noise of the asset's tags `tags`; returns what its model sees where that is sought."""
     readings = [tag_readings(run, tag) for tag in run.tags()]
     found: dict[str, NoiseFit] = {}
     for r in readings:
         if r.tag not in tags:
             continue
         fits.cover(r.time_ns)
-        fit = tag_noise(r, settings) if noise else None
+        fit = tag_noise(r, settings, sought.limits) if sought.noise else None
         if fit is not None:
             fits.noise.append(fit)
             if fit.fit is not None:
                 found[r.tag] = fit.fit
-    if not reactor:
+    if not sought.reactor:
         return None
     try:
         return asset_span(run, readings, found, settings, params)

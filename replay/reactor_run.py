@@ -2,11 +2,12 @@
 
 The vector that is sought: the logarithm of every fitted parameter; of k = A · exp(−E / (R · T)) its logarithm at a
 temperature of the span, and E; then, span by span, by how much measured states began elsewhere than their first
-reading says. Knows plain arrays; no files, no configuration.
+reading says, and states that are not measured (the conversion) elsewhere than their parameter does. Knows plain arrays;
+no files, no configuration.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,7 @@ class Problem:
     """Spans that share their parameters. `given`: per span all parameters of the model, by which it begins.
 
     `at_K`: where k stands for A. `free`: names of parameters that are sought, RATE for k; the others keep `held`.
+    `starts_known`: states that are not measured begin as given; else it is sought where.
     """
 
     model: Model
@@ -37,16 +39,36 @@ class Problem:
     at_K: float
     held: Mapping[str, float]
     free: tuple[str, ...]
+    starts_known: bool = False
 
     @property
     def readings(self) -> int:
         """How many readings are compared."""
         return sum(len(span.at) for span in self.spans)
 
-    @property
-    def begins(self) -> int:
-        """How many beginnings of states are sought besides."""
-        return sum(span.begin.size for span in self.spans)
+    def unmeasured(self, span: Span) -> list[str]:
+        """Parameters by which states that a span does not measure begin, if it is sought where."""
+        states = [s.parameter for i, s in enumerate(self.model.states) if i not in span.measured]
+        return [] if self.starts_known else [name for name in states if name is not None]
+
+    def within(self) -> tuple[Floats, Floats]:
+        """Least and greatest value of every element of the vector."""
+        spans, allowed = spans_of(self.model), {q.name: q.span for q in self.model.parameters}
+        bounds = [spans[name] for name in self.free]
+        for span, given in zip(self.spans, self.given, strict=True):
+            bounds += [(-math.inf, math.inf)] * span.begin.size
+            bounds += [(allowed[n][0] - given[n], allowed[n][1] - given[n]) for n in self.unmeasured(span)]
+        low, high = np.array(bounds).reshape(-1, 2).T
+        return low, high
+
+    def started(self, vector: Floats) -> Iterator[tuple[str, str, float, int]]:
+        """Asset, parameter, value and element of the vector of every start that is sought and not measured."""
+        place = len(self.free)
+        for span, given in zip(self.spans, self.given, strict=True):
+            place += span.begin.size
+            for name in self.unmeasured(span):
+                yield span.asset, name, given[name] + float(vector[place]), place
+                place += 1
 
     def parameters(self, vector: Floats) -> dict[str, float]:
         """The sought parameters, in the model's names and units."""
@@ -69,7 +91,11 @@ class Problem:
         for i, span in enumerate(self.spans):
             last = first + span.begin.size
             begin = span.begin + vector[first:last].reshape(span.begin.shape)
-            states = simulate(self.model, {**self.given[i], **sought}, span, begin, None if raw is None else raw[i])
+            given = {**self.given[i], **sought}
+            for name in self.unmeasured(span):
+                given[name] += vector[last]
+                last += 1
+            states = simulate(self.model, given, span, begin, None if raw is None else raw[i])
             parts.append((states[span.at, span.state] - span.observed) / span.std)
             first = last
         return np.concatenate(parts)

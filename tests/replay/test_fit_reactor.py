@@ -98,10 +98,10 @@ def batch_signals(seed: int, u: float = 450.0, a: float = 2e10, e: float = 8.3e4
     ], time_s
 
 
-def batch_fit(signals: list[Signal]) -> ReactorFit:
+def batch_fit(signals: list[Signal], *, starts_known: bool = False) -> ReactorFit:
     """From the chapter's parameters, with the heat of reaction known."""
     given = {**BATCH.values({}), "reaction_heat_J_per_kg": 50_000.0}
-    return fit_reactor(BATCH, [span_of("R1", BATCH, signals)], [given])
+    return fit_reactor(BATCH, [span_of("R1", BATCH, signals)], [given], starts_known=starts_known)
 
 
 TRUTH = {U: 450.0, A: 2e10, E: 8.3e4}
@@ -126,25 +126,25 @@ def test_a_hole_is_not_compared_and_the_states_begin_anew(silent: tuple[int, ...
     assert holds(batch_fit(signals), **TRUTH)
 
 
+def test_a_batch_that_is_read_from_its_middle_on_tells_where_it_began(plant: fit_coverage.Batches) -> None:
+    """Half a minute late: with the start sought all truths hold, and the fit says where; taken for 0, none does."""
+    truth = {name: float(values[0]) for name, values in plant.truth.items()}
+    late = fit_coverage.reactor_fit(plant, 0, late_s=30.0)
+    assert holds(late, **truth)
+    (said,) = late.starts
+    value, half = (float(word) for word in said.removeprefix("R101 begins with conversion ").split(" ± "))
+    assert half < 0.05
+    assert 0.4 < value < 0.7
+    given = {**fit_coverage.BEFORE, "reaction_heat_J_per_kg": 60_000.0}
+    blind = fit_reactor(BATCH, [fit_coverage.span(plant, 0, 30.0)], [given], starts_known=True)
+    assert blind.determined
+    assert not any(holds(blind, **{name: truth[name]}) for name in blind.determined)
+    assert blind.starts == ()
+
+
 def test_an_isothermal_span_gives_k_but_neither_e_nor_a_without_it() -> None:
-    """85 degC held to the mK: E is kept, A holds with that E, and both notes say so."""
-    time_s = np.arange(0.0, 600.0, 0.5)
-    k = 1e10 * math.exp(-80_000.0 / (8.314 * 358.15))
-    heat_W = 1000.0 * 50_000.0 * k * np.exp(-k * time_s)
-    random = np.random.default_rng(44)
-    fit = batch_fit(
-        [
-            signal("temperature", "batch_reactor", 1, time_s, 85.0 + random.normal(0.0, 0.1, len(time_s)), 0.1),
-            signal(
-                "temperature_jacket",
-                "batch_reactor",
-                None,
-                time_s,
-                85.0 - heat_W / 5000.0 + random.normal(0.0, 0.1, len(time_s)),
-                0.1,
-            ),
-        ]
-    )
+    """85 degC held to the mK from a known start on: E is kept, A holds with that E, and both notes say so."""
+    fit = fit_coverage.isothermal_fit(44)
     assert E not in fit.determined
     assert fit.parameters[E].value == pytest.approx(80_000.0)
     assert (fit.parameters[E].low, fit.parameters[E].high) == (0.0, math.inf)
@@ -155,17 +155,18 @@ def test_an_isothermal_span_gives_k_but_neither_e_nor_a_without_it() -> None:
 
 
 def test_a_batch_that_is_over_gives_the_heat_transfer_only() -> None:
-    """Nothing reacts any more: k cannot be told, so A and E are kept."""
+    """Nothing reacts any more: k cannot be told, so A and E are kept, whatever conversion is given."""
     random, time_s = np.random.default_rng(55), np.arange(0.0, 600.0, 0.5)
     fall = 70.0 + 15.0 * np.exp(-time_s * 4500.0 / 4.2e6)
     signals = [
         signal("temperature", "batch_reactor", 1, time_s, fall + random.normal(0.0, 0.1, len(time_s)), 0.1),
         signal("temperature_jacket", "batch_reactor", None, time_s, np.full(len(time_s), 70.0), 1e-6),
     ]
-    fit = fit_reactor(BATCH, [span_of("R1", BATCH, signals)], [BATCH.values({"conversion": 1.0})])
-    assert fit.determined == (U,)
-    assert holds(fit, **{U: 450.0})
-    assert fit.parameters[A].value == pytest.approx(1e10)
+    for conversion in (1.0, 0.0):
+        fit = fit_reactor(BATCH, [span_of("R1", BATCH, signals)], [BATCH.values({"conversion": conversion})])
+        assert fit.determined == (U,)
+        assert holds(fit, **{U: 450.0})
+        assert fit.parameters[A].value == pytest.approx(1e10)
 
 
 def test_a_model_that_misses_something_is_noticed() -> None:

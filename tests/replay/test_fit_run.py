@@ -16,6 +16,7 @@ from plant import datasets
 from plant.physics import Constants, Reactors
 from plant.sensors import SENSORS
 from runtime.load import load, load_changed
+from schemas.quality import Test
 from tests.replay import made_runs
 
 Floats = NDArray[np.float64]
@@ -157,6 +158,34 @@ def test_a_replay_with_the_file_is_consistent(run: Path, tmp_path: Path) -> None
         nis.append(float(np.nanmean(values)))
     assert nis[0] < 0.2
     assert nis[1] == pytest.approx(1.0, abs=0.1)
+
+
+def test_limits_turn_on_a_drift_test_that_is_silent_where_they_were_found(run: Path, tmp_path: Path) -> None:
+    """Without --limits the file has no threshold; with them the same readings, folded again, give no drift."""
+    plain, file = tmp_path / "plain.toml", tmp_path / "limits.toml"
+    options = ("--assets", "R101", "--tags", "temperature", "--no-reactor", "--out")
+    assert fit(run, *options, str(plain)).exit_code == 0
+    assert "drift_threshold" not in plain.read_text("utf-8")
+    assert fit(run, *options, str(file), "--limits").exit_code == 0
+    plant = load_changed(run / "plant.toml", file)
+    threshold = plant.tag("R101", "temperature").estimation.drift_threshold
+    assert threshold is not None
+    assert 2.0 < threshold < 50.0
+    frames = made_runs.frames("R101", {"temperature": batches(2)["R101"]["temperature"]}, step_s=0.5, units=UNITS)
+    chosen = made_runs.settings(plant.tags, {"*": {"model": "none"}})
+    tests = np.concatenate([out.tests for out, _ in made_runs.results("R101", frames, chosen)])
+    assert not (tests & int(Test.DRIFT)).any()
+
+
+def test_the_start_is_sought_unless_it_is_said_to_be_known(run: Path) -> None:
+    """The table says with what conversion the run began and how surely, or that it was taken as it was."""
+
+    def told(*options: str) -> str:
+        """Without the table's lines."""
+        return " ".join(re.findall(r"[\w±.-]+", fit(run, "--no-noise", "--assets", "R101", *options).output))
+
+    assert re.search(r"R101 begins with conversion [\d.e-]+ ± [\d.e-]+", told())
+    assert re.search(r"R101 begins with conversion 0 as configured", told("--known-start"))
 
 
 def test_assets_together_share_their_parameters(run: Path, tmp_path: Path) -> None:
