@@ -13,6 +13,7 @@ from cli.common import (
     RunDirOption,
     configuration,
     err,
+    on_topics_at_work,
     one_line_errors,
     use_environment_of,
 )
@@ -20,8 +21,9 @@ from replay import archive as archiving
 from replay.archive_check import problems
 from replay.manifest import ArchiveError
 from replay.span import SpanError
-from replay.topic import LostRecords, NoAnswer
+from replay.topic import SourceError
 from runtime import exit_codes
+from runtime.generations import PlanError
 
 MB = 1024 * 1024
 
@@ -44,12 +46,12 @@ def archive(
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=err
     )
-    with one_line_errors(ArchiveError, LostRecords, NoAnswer, SpanError, KafkaException, OSError), bar:
+    with one_line_errors(ArchiveError, SourceError, SpanError, PlanError, KafkaException, OSError), bar:
         task = bar.add_task("files" if verify else "records", total=None)
         if verify:
             found = list(problems(folder, lambda done, of: bar.update(task, completed=done, total=of)))
         else:
-            kafka = configuration(config, "replay").kafka
+            kafka = on_topics_at_work(configuration(config, "replay")).kafka
             added = archiving.archive(
                 kafka,
                 folder,

@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,9 +33,11 @@ from replay.outputs import OUTPUTS, Filter, outputs_of
 from replay.provenance import params_digest
 from replay.run_record import published
 from replay.span import SpanError
-from replay.topic import LostRecords, NoAnswer
+from replay.topic import Reader, SourceError
+from replay.writers import run_kafka
 from runtime import exit_codes
 from runtime.config import Kafka, Plant
+from runtime.generations import PlanError, at_work
 from runtime.kafka import client_settings
 from runtime.load import ConfigurationError, load_changed
 from schemas.codec import DecodeError
@@ -48,7 +51,7 @@ class NoSuchSide(ValueError):
 
 
 def compare(
-    live: Annotated[str, typer.Argument(help="A prefix of topics, as twin; or the name of a run.")],
+    live: Annotated[str, typer.Argument(help="A prefix of topics, as twin (those at work); or the name of a run.")],
     run: Annotated[str, typer.Argument(help="The other: a prefix, as twin.run.NAME, or just NAME.")],
     config: ConfigOption = None,
     run_dir: RunDirOption = DEFAULT_RUN_DIR,
@@ -69,7 +72,7 @@ def compare(
     with one_line_errors(ConfigurationError):
         changed = plant if params is None else load_changed(config_path(config), params)
     with one_line_errors(
-        NoSuchSide, QueryError, ValueError, LostRecords, NoAnswer, SpanError, DecodeError, KafkaException
+        NoSuchSide, QueryError, ValueError, SourceError, SpanError, DecodeError, PlanError, KafkaException
     ):
         now_ns = time.time_ns()
         wanted = Filter(
@@ -77,11 +80,13 @@ def compare(
             start_ns=None if from_time is None else moment_ns(from_time, now_ns),
             end_ns=None if to_time is None else moment_ns(to_time, now_ns),
         )
-        sides = _side(plant.kafka, live), _side(plant.kafka, run)
-        for side in sides:
-            _look_at_run((plant, changed), side)
-        comparison = _compared(sides, wanted, common)
-        found = explain(*sides, comparison, kernel_settings(plant), kernel_settings(changed))
+        kafka = at_work(plant.kafka)
+        with closing(Reader(kafka)) as reader:
+            sides = _side(kafka, reader, live), _side(kafka, reader, run)
+            for side in sides:
+                _look_at_run(kafka, (plant, changed), side)
+            comparison = _compared(sides, wanted, common)
+            found = explain(*sides, comparison, kernel_settings(plant), kernel_settings(changed))
     code = exit_codes.FAILED if comparison.is_different else 0 if comparison.is_comparable else NOT_COMPARABLE
     if as_json:
         typer.echo(json.dumps(_as_dict(comparison, found, code), ensure_ascii=False, indent=1))
@@ -91,21 +96,27 @@ def compare(
         raise typer.Exit(code)
 
 
-def _side(kafka: Kafka, name: str) -> Side:
-    """A prefix that has outputs, or a run of the configured one. Raises NoSuchSide, KafkaException."""
+def _side(kafka: Kafka, reader: Reader, name: str) -> Side:
+    """A prefix that has outputs, or a run of the configured one, which itself means the topics at work, `kafka`.
+
+    Raises NoSuchSide, KafkaException.
+    """
     topics = frozenset(AdminClient(client_settings(kafka)).list_topics(timeout=30).topics)
-    for prefix in (name, f"{kafka.prefix}.run.{name}"):
-        side = Side(kafka=kafka.model_copy(update={"prefix": prefix}), topics=topics, raw=kafka)
-        if all(side.has(topic) for topic in OUTPUTS.values()):
-            return side
-    raise NoSuchSide(f"{name!r}: there are no topics {name}.validated, .estimates, .state, nor a run of that name")
+    prefix = kafka.prefix if name == kafka.configured_prefix else name
+    prefixes = (prefix, run_kafka(kafka, name).prefix)
+    sides = [Side(prefix=one, topics=topics, raw=kafka, reader=reader) for one in prefixes]
+    found = [side for side in sides if all(side.has(topic) for topic in OUTPUTS.values())]
+    if not found:
+        raise NoSuchSide(f"{name!r}: there are no topics {name}.validated, .estimates, .state, nor a run of that name")
+    if len(found) > 1:
+        raise NoSuchSide(f"{name!r} is a prefix of topics and a run: {sides[1].prefix!r} is the run")
+    return found[0]
 
 
-def _look_at_run(plants: tuple[Plant, Plant], side: Side) -> None:
+def _look_at_run(kafka: Kafka, plants: tuple[Plant, Plant], side: Side) -> None:
     """Say what the provenance of a run says that matters here. Leaves where its frames are joined."""
-    kafka = plants[0].kafka
-    name = side.kafka.prefix.removeprefix(f"{kafka.prefix}.run.")
-    found = None if name == side.kafka.prefix else published(kafka, name, side.topics)
+    name = side.prefix.removeprefix(run_kafka(kafka, "").prefix)
+    found = None if name == side.prefix else published(side.reader, kafka, name)
     if found is None:
         return
     if found.frames != "as-live":
@@ -124,7 +135,9 @@ def _compared(sides: tuple[Side, Side], wanted: Filter, common: bool) -> Compari
         task = bar.add_task("", total=None)
         for stage in OUTPUTS:
             bar.update(task, description=stage)
-            live, run = (outputs_of(side.kafka, stage, wanted, lambda n: bar.advance(task, n)) for side in sides)
+            live, run = (
+                outputs_of(side.reader, side.prefix, stage, wanted, lambda n: bar.advance(task, n)) for side in sides
+            )
             add(comparison, live, run, common=common)
     return comparison
 

@@ -27,8 +27,8 @@ from cli.common import (
 from replay.run import Frames, Request, RequestError, Result, To
 from replay.run import replay as run_replay
 from replay.snapshots import SnapshotError
-from replay.source import SourceError
 from replay.span import ALLOWED, SpanError
+from replay.topic import SourceError
 from replay.workers import ReplayError
 from replay.writers import WriteError
 from runtime import exit_codes

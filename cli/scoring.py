@@ -13,7 +13,7 @@ from confluent_kafka import KafkaException
 from pydantic import ValidationError
 from rich.table import Table as RichTable
 
-from cli.common import config_path, configuration, one_line_errors, out, use_environment_of
+from cli.common import config_path, configuration, on_topics_at_work, one_line_errors, out, use_environment_of
 from kernels.settings import kernel_settings
 from kernels.stage import Settings
 from replay import labels, results, truth
@@ -24,13 +24,14 @@ from replay.page import Table
 from replay.results import ResultError
 from replay.scores import Against
 from replay.signals import choice
-from replay.source import SourceError
+from replay.topic import SourceError
 from runtime.config import Plant
+from runtime.generations import PlanError
 from runtime.load import ConfigurationError, load, load_changed
 
 #: Rows of a table on the screen; page and JSON have all.
 ROWS_SHOWN = 60
-_KAFKA = (KafkaException, SourceError)
+_KAFKA = (KafkaException, SourceError, PlanError)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 ParamsOption = Annotated[
@@ -79,7 +80,8 @@ def opened(run: str, config: Path | None, run_dir: Path, start: str | None, stop
         raise ResultError(f"{run}: no such folder, and no name of a run")
     use_environment_of(run_dir)
     with tempfile.TemporaryDirectory(prefix="twin-run-") as folder:
-        yield results.load(fetch(configuration(config, "replay").kafka, run, Path(folder)), *span)
+        kafka = on_topics_at_work(configuration(config)).kafka
+        yield results.load(fetch(kafka, run, Path(folder)), *span)
 
 
 def settings_note(run: results.Run, settings_digest: str) -> list[str]:

@@ -7,7 +7,7 @@ from contextlib import closing
 from hashlib import blake2b
 from typing import NamedTuple
 
-from replay.source import TopicSource
+from replay.topic import TopicSource
 from runtime.config import Kafka
 from schemas.codec import identity_of
 from schemas.frames import Identity

@@ -7,7 +7,7 @@ the same offset on. So each offset is in the archive once, whatever happens. A l
 
 import fcntl
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +16,8 @@ from confluent_kafka.admin import AdminClient
 
 from replay.archive_file import Row, facts_of, write
 from replay.manifest import NAME, PARTIAL, ArchiveError, File, Manifest, Range, day_of, load, save, sync_folder
-from replay.records import RawRecord
-from replay.topic import LostRecords, Span, read, spans_of
+from replay.records import Batches, RawRecord
+from replay.topic import LostRecords, Reader, Span, spans_of
 from runtime.config import Kafka
 from runtime.kafka import client_settings
 from schemas.topics import RAW
@@ -70,13 +70,14 @@ def archive(
         spans = {p: (reached.next, logs[p][1]) for p, reached in manifest.partitions.items()}
         _sweep(folder, manifest)
         added, todo = Added(), sum(end - start for start, end in spans.values())
-        for partition, span in spans.items():
-            for chunk in _chunks(kafka, manifest.topic, partition, span, chunk_bytes):
-                files = _write_chunk(folder, chunk)
-                manifest = manifest.with_files(partition, chunk[-1].offset + 1, files)
-                save(folder, manifest)
-                added = added.and_files(files)
-                progress(added.records, todo)
+        with closing(Reader(kafka, partitions=1)) as reader:
+            for partition, span in spans.items():
+                for chunk in _chunks(reader.read(manifest.topic, {partition: span}), chunk_bytes):
+                    files = _write_chunk(folder, chunk)
+                    manifest = manifest.with_files(partition, chunk[-1].offset + 1, files)
+                    save(folder, manifest)
+                    added = added.and_files(files)
+                    progress(added.records, todo)
     return added
 
 
@@ -143,11 +144,11 @@ def _sweep(folder: Path, manifest: Manifest) -> None:
             path.unlink()
 
 
-def _chunks(kafka: Kafka, topic: str, partition: int, span: Span, chunk_bytes: int) -> Iterator[list[RawRecord]]:
+def _chunks(batches: Batches, chunk_bytes: int) -> Iterator[list[RawRecord]]:
     """The records of a span, so many bytes at a time."""
     chunk: list[RawRecord] = []
     size = 0
-    for batch in read(kafka, topic, {partition: span}) if span[0] < span[1] else ():
+    for batch in batches:
         for record in batch:
             chunk.append(record)
             size += len(record.key or b"") + len(record.value or b"") + RECORD_BYTES

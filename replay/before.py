@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 from kernels.stage import Settings
 from kernels.stages import STAGES
 from replay.outputs import OUTPUTS
-from replay.topic import read, spans_of
+from replay.topic import Reader
 from runtime.changelog import unpack
 from runtime.config import Kafka
+from runtime.partitions import home_partition
 from schemas.codec import DecodeError, decode, encode
 from schemas.frames import Frame, Identity
 from schemas.states import StageState
@@ -36,25 +37,30 @@ class Before:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """One side: Kafka with its prefix, all topics that there are, and where its raw readings are."""
+    """One side: its prefix, all topics that there are, where its raw readings are, and what reads them."""
 
-    kafka: Kafka
+    prefix: str
     topics: frozenset[str]
     raw: Kafka
+    reader: Reader
 
     def has(self, topic: Topic) -> bool:
         """Whether it has this topic."""
-        return topic.full_name(self.kafka.prefix) in self.topics
+        return topic.full_name(self.prefix) in self.topics
 
 
-def before(side: Side, stage: str, frame: Identity, places: tuple[int, int], settings: Settings) -> Before:
-    """The state of `stage` before `frame`; `places`: the asset's partition on this side, and of raw.
+def before(side: Side, stage: str, frame: Identity, partition: int, settings: Settings) -> Before:
+    """The state of `stage` before `frame`; `partition`: where the asset is on this side.
 
-    Raises NoState, LostRecords, NoAnswer, KafkaException.
+    Raises NoState, SourceError, KafkaException.
     """
-    topic, (partition, raw_partition) = INPUTS[stage], places
+    topic = INPUTS[stage]
     elsewhere = topic is RAW and not side.has(RAW)
-    place = _Place(side.raw if elsewhere else side.kafka, topic, raw_partition if elsewhere else partition)
+    if elsewhere:  # perhaps of another number of partitions, as after a rescale
+        home = home_partition(frame.asset.encode(), side.raw.partitions)
+        place = _Place(side.reader, topic.full_name(side.raw.prefix), home)
+    else:
+        place = _Place(side.reader, topic.full_name(side.prefix), partition)
     row = None if elsewhere else _row(side, stage, partition, frame)
     if row is not None:
         found = _folded(place, stage, frame, row, settings)
@@ -62,15 +68,15 @@ def before(side: Side, stage: str, frame: Identity, places: tuple[int, int], set
             return found
     found = _folded(place, stage, frame, (-1, STAGES[stage].stage.initial(frame.asset)), settings)
     if found is None:
-        raise NoState(f"{topic.full_name(place.kafka.prefix)} no longer has its input, or never had")
+        raise NoState(f"{place.topic} no longer has its input, or never had")
     return found
 
 
 class _Place(NamedTuple):
     """Where inputs are."""
 
-    kafka: Kafka
-    topic: Topic
+    reader: Reader
+    topic: str
     partition: int
 
 
@@ -102,17 +108,17 @@ def _folded(
 
 def _inputs(place: _Place, asset: str, start: int) -> Iterator[tuple[int, Any]]:
     """Offsets and frames of an asset, in order."""
-    name, key = place.topic.full_name(place.kafka.prefix), asset.encode()
-    low, high = spans_of(place.kafka, name)[place.partition]
-    for batch in read(place.kafka, name, {place.partition: (max(low, start), high)}):
+    key = asset.encode()
+    low, high = place.reader.spans(place.topic)[place.partition]
+    span = {place.partition: (max(low, start), high)}
+    for batch in place.reader.read(place.topic, span, wanted=lambda found: found == key):
         for record in batch:
-            if record.key == key:
-                try:
-                    given = decode(record.value or b"")
-                except DecodeError:
-                    continue
-                if isinstance(given, Frame) and given.asset == asset:
-                    yield record.offset, given
+            try:
+                given = decode(record.value or b"")
+            except DecodeError:
+                continue
+            if isinstance(given, Frame) and given.asset == asset:
+                yield record.offset, given
 
 
 def _row(side: Side, stage: str, partition: int, frame: Identity) -> tuple[int, StageState] | None:
@@ -120,13 +126,11 @@ def _row(side: Side, stage: str, partition: int, frame: Identity) -> tuple[int, 
     changelog = next(t for t in CHANGELOGS if t.name == stage)
     if not side.has(changelog):
         return None
-    name = changelog.full_name(side.kafka.prefix)
+    name, key = changelog.full_name(side.prefix), frame.asset.encode()
     found: tuple[int, StageState] | None = None
-    spans = spans_of(side.kafka, name)
-    for batch in read(side.kafka, name, {partition: spans[partition]}, compacted=True) if partition in spans else ():
+    spans = {p: span for p, span in side.reader.spans(name).items() if p == partition}
+    for batch in side.reader.read(name, spans, wanted=lambda other: other == key, compacted=True):
         for record in batch:
-            if record.key != frame.asset.encode():
-                continue
             try:
                 position, state = unpack(record.value or b"")
             except DecodeError:

@@ -8,7 +8,7 @@ from replay.before import Before, NoState, Side, before
 from replay.compare import Comparison, Differing
 from replay.difference import Difference, difference, states_differ
 from replay.outputs import OUTPUTS, time_of
-from replay.topic import LostRecords, read
+from replay.topic import LostRecords
 from schemas.codec import DecodeError, decode
 from schemas.frames import Frame
 from schemas.records import TwinState
@@ -47,7 +47,7 @@ def explain(
     for name, side, place in zip(("LIVE", "RUN"), sides, (where.live, where.run), strict=True):
         kept = settings if name == "LIVE" or run_settings is None else run_settings
         try:
-            state = before(side, where.stage, where.identity, (place[0], where.live[0]), kept)
+            state = before(side, where.stage, where.identity, place[0], kept)
         except (NoState, LostRecords) as error:
             found.origins.append(f"{name}: {error}")
         else:
@@ -64,8 +64,8 @@ def _records(sides: tuple[Side, Side], where: Differing) -> tuple[bytes, bytes]:
     """The bytes of a frame on both sides."""
     found = []
     for side, (partition, offset) in zip(sides, (where.live, where.run), strict=True):
-        topic = OUTPUTS[where.stage].full_name(side.kafka.prefix)
-        batches = read(side.kafka, topic, {partition: (offset, offset + 1)})
+        topic = OUTPUTS[where.stage].full_name(side.prefix)
+        batches = side.reader.read(topic, {partition: (offset, offset + 1)})
         found += [record.value or b"" for batch in batches for record in batch]
     return found[0], found[1]
 

@@ -9,9 +9,8 @@ from confluent_kafka import Consumer
 from replay.archive import refuse_other_topic
 from replay.archived import Archive
 from replay.records import Batches
-from replay.source import AT_ONCE, TopicSource, only
 from replay.span import at_time, bounds_of, reader_settings
-from replay.topic import Span, lost
+from replay.topic import AT_ONCE, Span, TopicSource, lost, only
 from runtime.config import Kafka
 from schemas.topics import RAW
 

@@ -14,8 +14,8 @@ from replay import joined
 from replay.archived import Archive
 from replay.joined import JoinedSource
 from replay.manifest import ArchiveError
-from replay.source import SourceError, TopicSource
 from replay.span import Bounds, SpanError, bounds_of, first_offsets, reader_settings
+from replay.topic import SourceError, TopicSource
 from runtime.config import Kafka
 from schemas.topics import RAW
 

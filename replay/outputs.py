@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple
 
-from replay.topic import read, spans_of
-from runtime.config import Kafka
+from replay.topic import Reader
 from schemas.codec import DecodeError, decode_as, identity_of
 from schemas.frames import EstimateFrame, Frame, Identity, ValidatedFrame
 from schemas.records import TwinState
@@ -141,12 +140,13 @@ def named(identity: Identity) -> str:
     return f"{identity.asset}, {identity.source}, epoch {identity.epoch}, seq {identity.seq}"
 
 
-def outputs_of(kafka: Kafka, stage: str, wanted: Filter, progress: Callable[[int], object] = lambda _: None) -> Outputs:
-    """Read a stage's outputs, up to where they end now. Raises KafkaException, LostRecords, NoAnswer."""
-    topic = OUTPUTS[stage].full_name(kafka.prefix)
+def outputs_of(
+    reader: Reader, prefix: str, stage: str, wanted: Filter, progress: Callable[[int], object] = lambda _: None
+) -> Outputs:
+    """Read a stage's outputs, up to where they end now. Raises KafkaException, SourceError."""
+    topic = OUTPUTS[stage].full_name(prefix)
     found = Outputs(topic, stage)
-    spans = spans_of(kafka, topic)
-    for batch in read(kafka, topic, spans):
+    for batch in reader.read(topic, reader.spans(topic)):
         for record in batch:
             found.add(record.partition, record.offset, record.value or b"", wanted)
         progress(len(batch))

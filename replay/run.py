@@ -157,7 +157,9 @@ def _publish(request: Request, result: Result) -> None:
     except KafkaException as error:
         if request.to == "topics":
             raise
-        result.notes.append(f"{provenance.runs_topic(request.plant.kafka.prefix)} does not know of this run: {error}")
+        result.notes.append(
+            f"{provenance.runs_topic(request.plant.kafka.configured_prefix)} does not know of this run: {error}"
+        )
 
 
 def _run(

@@ -1,18 +1,24 @@
 """The provenance of a run, as it was published."""
 
 from replay.provenance import Provenance, loaded, runs_topic
-from replay.topic import read, spans_of
+from replay.span import SpanError
+from replay.topic import Reader
 from runtime.config import Kafka
 
 
-def published(kafka: Kafka, run: str, topics: frozenset[str]) -> Provenance | None:
-    """The newest record of a run; None where there is none. `topics`: all that Kafka has.
+def published(reader: Reader, kafka: Kafka, run: str) -> Provenance | None:
+    """The newest provenance of a run; None where there is none. Raises as `newest`, ValueError for what is none."""
+    found = newest(reader, kafka, run)
+    return None if found is None else loaded(found)
 
-    Raises KafkaException, SourceError, ValueError where the record cannot be read.
-    """
-    name = runs_topic(kafka.prefix)
-    if name not in topics:
+
+def newest(reader: Reader, kafka: Kafka, run: str) -> bytes | None:
+    """The same as it stands in the topic of runs. Raises KafkaException, SourceError."""
+    name = runs_topic(kafka.configured_prefix)
+    try:
+        spans = reader.spans(name)
+    except SpanError:  # no run has ever been published
         return None
-    records = [r for batch in read(kafka, name, spans_of(kafka, name), compacted=True) for r in batch]
-    values = [record.value for record in records if record.key == run.encode() and record.value]
-    return loaded(values[-1]) if values else None
+    batches = reader.read(name, spans, wanted=lambda key: key == run.encode(), compacted=True)
+    values = [record.value for batch in batches for record in batch]
+    return values[-1] if values else None

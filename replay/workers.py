@@ -17,7 +17,7 @@ from replay.digests import Digests
 from replay.lane import Folded, Step
 from replay.manifest import ArchiveError
 from replay.records import Batches, RawRecord
-from replay.source import SourceError
+from replay.topic import SourceError
 from replay.writers import WriteError, Writer
 from schemas.states import StageState
 

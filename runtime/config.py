@@ -57,7 +57,7 @@ class Kafka(Section):
     """Where Kafka is and how its topics are cut."""
 
     bootstrap: str | None = None
-    prefix: Id = "twin"
+    prefix: Id = "twin"  # without dots: PREFIX.g2 is a generation of topics, PREFIX.run.NAME a run, of nothing else
     partitions: int = Field(16, ge=1, le=1024)
     replication: int = Field(1, ge=1, le=9)
     security: Protocol | None = None  # None: KAFKA_SECURITY, else PLAINTEXT

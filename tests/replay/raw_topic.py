@@ -1,11 +1,12 @@
 """A raw topic with frames of a few assets, over midnight, and with records that are no frames."""
 
 import time
+from contextlib import closing
 
 from confluent_kafka import Producer
 
 from replay.records import RawRecord
-from replay.topic import read, spans_of
+from replay.topic import Reader
 from runtime.config import Kafka
 from runtime.kafka import client_settings, create_topics
 from runtime.partitions import home_partition
@@ -48,4 +49,5 @@ def fill(kafka: Kafka, first: int, last: int) -> None:
 def everything(kafka: Kafka) -> list[RawRecord]:
     """All that the topic has, by partition and offset."""
     topic = RAW.full_name(kafka.prefix)
-    return sorted(record for batch in read(kafka, topic, spans_of(kafka, topic)) for record in batch)
+    with closing(Reader(kafka)) as reader:
+        return sorted(record for batch in reader.read(topic, reader.spans(topic)) for record in batch)

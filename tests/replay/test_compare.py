@@ -14,10 +14,12 @@ from cli.main import app
 from replay.compare import Comparison, add
 from replay.outputs import OUTPUTS, Filter, Outputs
 from runtime.config import Kafka
+from runtime.generations import write
 from runtime.kafka import client_settings, create_topics
 from runtime.partitions import home_partition
 from schemas.codec import decode_as, encode
-from schemas.frames import EstimateFrame
+from schemas.frames import EstimateFrame, ValidatedFrame
+from schemas.generations import Generation, Plan
 from schemas.topics import CHANGELOGS, ESTIMATES, RAW, STATE, VALIDATED
 from tests.audit.flow import PARTITIONS, START_NS, Flow, Record
 
@@ -170,12 +172,14 @@ def test_assets_and_times_choose_frames() -> None:
     assert compared(live, run, end_ns=second).is_different
 
 
-def written(bootstrap: str, prefix: str, records: Sequence[Record], only: Callable[[str], bool]) -> Kafka:
-    """Records in topics of a prefix; those of `only`."""
-    kafka = Kafka(bootstrap=bootstrap, partitions=PARTITIONS).model_copy(update={"prefix": prefix})
-    create_topics(kafka)
-    names = {t.name: t.full_name(prefix) for t in (RAW, VALIDATED, ESTIMATES, STATE)}
-    names |= {f"changelog.{t.name}": t.full_name(prefix) for t in CHANGELOGS}
+def written(
+    bootstrap: str, prefix: str, records: Sequence[Record], only: Callable[[str], bool], partitions: int = PARTITIONS
+) -> Kafka:
+    """Records in topics of a prefix; those of `only`, which are made."""
+    kafka = Kafka(bootstrap=bootstrap, partitions=partitions).model_copy(update={"prefix": prefix})
+    topics = {t.name: t for t in (RAW, VALIDATED, ESTIMATES, STATE)} | {f"changelog.{t.name}": t for t in CHANGELOGS}
+    create_topics(kafka, [topic for name, topic in topics.items() if only(name)])
+    names = {name: topic.full_name(prefix) for name, topic in topics.items()}
     producer = Producer({**client_settings(kafka), "enable.idempotence": True})
     for record in records:
         if only(record.topic):
@@ -254,6 +258,36 @@ def test_states_before_are_told_apart(kafka: str, tmp_path: Path) -> None:
     assert (first["asset"], first["seq"]) == ("cmp-A", 5)
     assert any("temperature" in text for text in first["states"])
     assert first["verdict"] == "each side is what its own input and state give"
+
+
+@pytest.mark.services
+def test_after_a_rescale_the_topics_at_work_are_meant(kafka: str, tmp_path: Path) -> None:
+    """The configured prefix means the generation at work; a run of before, in other partitions, is compared with it,
+    and what is folded for it is the raw at work. A name that is a prefix and a run is refused."""
+    config = tmp_path / "plant.toml"
+    config.write_text(f'[kafka]\nbootstrap = "{kafka}"\nprefix = "cmpg"\npartitions = {PARTITIONS}\n')
+    live = flow().records
+    moved = [replace(r, partition=home_partition(r.key, 7)) for r in live]
+    run = list(live)
+    at = index_of(run, VALIDATED.name, "cmp-B", 5)
+    frame = decode_as(run[at].value, ValidatedFrame)
+    value = frame.value.copy()
+    value[2] += 0.125
+    run[at] = replace(run[at], value=encode(replace(frame, value=value)))
+    written(kafka, "cmpg.g2", moved, lambda topic: not topic.startswith("changelog"), 7)
+    written(kafka, "cmpg.run.old", run, lambda topic: topic in OF_STAGE)
+    configured = Kafka(bootstrap=kafka, prefix="cmpg", partitions=PARTITIONS)
+    write(configured, Plan(active=Generation(number=2, prefix="cmpg.g2", partitions=7), highest=2))
+    code, text = twin(config, "old", "cmpg", "--json")
+    first = json.loads(text)["first"]
+    assert code == 1
+    assert (first["stage"], first["asset"], first["seq"], first["index"]) == ("validation", "cmp-B", 5, 2)
+    assert all("folded from nothing, and 5 frames" in origin for origin in first["states_from"]), first["states_from"]
+    assert first["verdict"] == "a fold gives what RUN has, and not what LIVE has"
+    written(kafka, "old", live, lambda topic: topic in OF_STAGE)
+    code, text = twin(config, "cmpg", "old")
+    assert code == 1
+    assert "'old' is a prefix of topics and a run: 'cmpg.run.old' is the run" in text
 
 
 @pytest.mark.services

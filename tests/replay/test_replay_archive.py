@@ -13,9 +13,8 @@ from cli.main import app
 from replay.archive import archive
 from replay.provenance import Provenance, loaded
 from replay.run import Request, replay
-from replay.source import SourceError
 from replay.span import SpanError
-from replay.topic import spans_of
+from replay.topic import SourceError, spans_of
 from runtime.config import Kafka, Plant
 from schemas.topics import RAW
 from tests.replay.raw_topic import MIDNIGHT_MS, PARTITIONS, fill, raw_topic

@@ -12,8 +12,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from queries.api import Queries
 from replay.run import Request, Result, replay
-from replay.source import TopicSource
-from replay.topic import spans_of
+from replay.topic import TopicSource, spans_of
 from replay.workers import ReplayError
 from replay.writers import WriteError, run_kafka
 from runtime.config import Influxdb, Kafka, Plant, Sink

@@ -14,8 +14,8 @@ from confluent_kafka import Consumer, Producer
 
 from replay.records import RawRecord
 from replay.run import Request, Result, replay
-from replay.source import TopicSource
 from replay.span import SpanError, bounds_of, reader_settings
+from replay.topic import TopicSource
 from replay.writers import RUN_TOPICS, WriteError, run_kafka
 from runtime.config import Kafka, Plant
 from runtime.kafka import client_settings, create_topics

@@ -11,7 +11,7 @@ import pytest
 
 from replay import workers
 from replay.records import Batches, RawRecord
-from replay.source import SourceError
+from replay.topic import SourceError
 from replay.workers import Counts, Piece, Plan, ReplayError, Task, Told
 from replay.writers import FolderWriter, NoWriter, Writer
 from runtime.partitions import home_partition

@@ -55,6 +55,8 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
         ('[[opcua]]\nsecurity = "None"', 'security = "None" with mode = "SignAndEncrypt"'),
         ('[[opcua]]\nsecurity = "None"\nmode = "None"\nusername = "u"', "would send the password in clear"),
         ('[[opcua]]\ndiscover = "x"', "allowed is a pattern with groups asset and tag"),
+        ('[kafka]\nprefix = "twin.g2"', "kafka.prefix = 'twin.g2'"),  # dots are for runs and generations of a prefix
+        ('[kafka]\nprefix = "twin.run.a"', "kafka.prefix = 'twin.run.a'"),
         ("[[mqtt]]\nreceive_maximum = 500", "less than or equal to 128"),
         (
             '[tags."*"]\nvalidation = {fail_span = [0, 10], suspect_span = [5, 11]}',
