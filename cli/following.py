@@ -8,7 +8,8 @@ from confluent_kafka import TopicPartition as Place
 from confluent_kafka.admin import AdminClient
 
 from cli.lag import INPUTS
-from replay.mirror import Mirror, ends_of
+from replay.mirror import Mirror
+from replay.topic import Reader
 from runtime.config import Kafka
 from runtime.kafka import client_settings
 from schemas.generations import Marks, Plan
@@ -23,7 +24,7 @@ Tell = Callable[[str], None]
 
 
 class Following:
-    """Lets the mirror copy while something is waited for."""
+    """Lets the mirror copy while something is waited for. `reader` reads topics of both generations. Close it."""
 
     def __init__(
         self, old: Kafka, new: Kafka, plan: Plan, mirror: Mirror, tend: Callable[[], None], show: Tell
@@ -32,10 +33,17 @@ class Following:
         self._mirror, self._tend, self._show = mirror, tend, show
         self.phase = plan.phase  # for people
         self._admin = AdminClient(client_settings(new))
+        self.reader = Reader(new)  # one: to close a connection may take a second, in which no reading is taken
+
+    def close(self) -> None:
+        """Disconnect."""
+        self.reader.close()
 
     def ends(self, topics: Iterable[Topic], new: bool = False) -> dict[str, tuple[int, ...]]:
         """Where topics of the one or the other generation end now."""
-        return {topic.name: ends_of(self.new if new else self.old, topic) for topic in topics}
+        prefix = (self.new if new else self.old).prefix
+        spans = {topic.name: self.reader.spans(topic.full_name(prefix)) for topic in topics}
+        return {name: tuple(end for _, end in found.values()) for name, found in spans.items()}
 
     def _now(self, topics: Iterable[Topic]) -> dict[str, tuple[int, ...]]:
         return {topic.name: self._mirror.ends(topic) for topic in topics}
@@ -57,7 +65,7 @@ class Following:
             self._copy(f"{left} records to copy")
         self._mirror.flush()
         for stage, topic in STAGES.items():
-            upto = ends_of(self.new, topic)
+            upto = self.ends((topic,), new=True)[topic.name]
             while waiting := self._waiting(stage, topic, upto):
                 self._copy(f"{stage}: {waiting} frames to go")
 

@@ -85,10 +85,10 @@ class Rescale:
         with closing(Mirror(old, new, plan.read_from, plan.written_from)) as mirror:
             self._workers.start(plan.target)
             try:
-                following = Following(old, new, plan, mirror, self._workers.tend, self._show)
-                if plan.phase == "verifying":
-                    plan = self._verify(plan, following)
-                return self._switch(plan, following)
+                with closing(Following(old, new, plan, mirror, self._workers.tend, self._show)) as following:
+                    if plan.phase == "verifying":
+                        plan = self._verify(plan, following)
+                    return self._switch(plan, following)
             finally:
                 self._workers.stop()
 
@@ -113,8 +113,8 @@ class Rescale:
         self._open(plan.target)
         self._close(plan.active, FOLLOWED)
         with closing(Mirror(left, back, plan.read_from, plan.written_from)) as mirror:
-            following = Following(left, back, plan, mirror, lambda: None, self._show)
-            following.until_quiet(FOLLOWED)
+            with closing(Following(left, back, plan, mirror, lambda: None, self._show)) as following:
+                following.until_quiet(FOLLOWED)
             self._fail_point("returned")
             plan = plan.returned()
             generations.write(self._kafka, plan)
@@ -197,8 +197,9 @@ class Rescale:
         self._show("comparing")
         new_ends = following.ends(OUTPUTS, new=True)
         found = agree(
-            Range(following.old, plan.read_from, seen),
-            Range(following.new, plan.written_from, new_ends),
+            following.reader,
+            Range(following.old.prefix, plan.read_from, seen),
+            Range(following.new.prefix, plan.written_from, new_ends),
         )
         if found.difference:
             generations.write(self._kafka, plan.fail(found.difference))

@@ -3,12 +3,10 @@
 Compared by identity, so it does not matter in which partition or how often an output stands; repetitions must be equal.
 """
 
-from contextlib import closing
 from hashlib import blake2b
 from typing import NamedTuple
 
-from replay.topic import TopicSource
-from runtime.config import Kafka
+from replay.topic import Reader
 from schemas.codec import identity_of
 from schemas.frames import Identity
 from schemas.generations import Marks
@@ -22,7 +20,7 @@ DIGEST_BYTES = 16
 class Range(NamedTuple):
     """Outputs of one generation: from and to before these offsets, by topic."""
 
-    kafka: Kafka
+    prefix: str
     start: Marks
     end: Marks
 
@@ -34,17 +32,17 @@ class Agreement(NamedTuple):
     difference: str = ""
 
 
-def agree(old: Range, new: Range) -> Agreement:
+def agree(reader: Reader, old: Range, new: Range) -> Agreement:
     """Every output of the old generation in its range must be in the new one's, byte for byte.
 
     Raises SourceError, KafkaException, DecodeError.
     """
     compared = 0
     for topic in OUTPUTS:
-        found, difference = _digests(new, topic)
+        found, difference = _digests(reader, new, topic)
         if difference:
             return Agreement(compared, difference)
-        expected, difference = _digests(old, topic)
+        expected, difference = _digests(reader, old, topic)
         if difference:
             return Agreement(compared, difference)
         for identity, digest in expected.items():
@@ -53,23 +51,21 @@ def agree(old: Range, new: Range) -> Agreement:
                 return Agreement(
                     compared,
                     f"{topic.name} of {identity.asset}, {identity.source}, epoch {identity.epoch}, seq {identity.seq} "
-                    f"{what} in {topic.full_name(new.kafka.prefix)}",
+                    f"{what} in {topic.full_name(new.prefix)}",
                 )
             compared += 1
     return Agreement(compared)
 
 
-def _digests(outputs: Range, topic: Topic) -> tuple[dict[Identity, bytes], str]:
+def _digests(reader: Reader, outputs: Range, topic: Topic) -> tuple[dict[Identity, bytes], str]:
     """Digest per identity, and the first repetition that is not equal."""
     found: dict[Identity, bytes] = {}
-    name = topic.full_name(outputs.kafka.prefix)
-    spans = zip(outputs.start[topic.name], outputs.end[topic.name], strict=True)
-    with closing(TopicSource(outputs.kafka, name)) as source:
-        batches = (source.read(partition, *span) for partition, span in enumerate(spans))
-        for record in (one for of_partition in batches for batch in of_partition for one in batch):
-            value = record.value or b""
-            identity = identity_of(value, topic.record)  # type: ignore[arg-type]
-            digest = blake2b(value, digest_size=DIGEST_BYTES).digest()
-            if found.setdefault(identity, digest) != digest:
-                return found, f"{name}/{record.partition} offset {record.offset}: another record of its identity before"
+    name = topic.full_name(outputs.prefix)
+    spans = dict(enumerate(zip(outputs.start[topic.name], outputs.end[topic.name], strict=True)))
+    for record in (one for batch in reader.read(name, spans) for one in batch):
+        value = record.value or b""
+        identity = identity_of(value, topic.record)  # type: ignore[arg-type]
+        digest = blake2b(value, digest_size=DIGEST_BYTES).digest()
+        if found.setdefault(identity, digest) != digest:
+            return found, f"{name}/{record.partition} offset {record.offset}: another record of its identity before"
     return found, ""

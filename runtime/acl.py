@@ -5,7 +5,7 @@ import secrets
 import time
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,13 @@ RIGHTS = {
     "write": (("Write",), "topic"),
     "create": (("Create", "Describe"), "topic"),
     "follow": (("Read",), "topic"),
+    "own": (("Create", "Read", "Write"), "topic"),
+    "see": (("Read",), "topic"),
     "group": (("Read",), "group"),
     "describe_group": (("Describe",), "group"),
 }
+#: For topics that are the same whatever generation is at work.
+OF_ALL_GENERATIONS = ("follow", "own", "see")
 PASSWORD_BYTES = 32
 ITERATIONS = 8192
 POLL_S = 0.05
@@ -42,16 +46,21 @@ POLL_S = 0.05
 
 @dataclass(frozen=True, slots=True, order=True)
 class Right:
-    """One line of the list: this user may do this to this topic or group, from any host."""
+    """One line of the list: this user may do this to this topic or group, from any host.
+
+    `pattern` prefixed: to all whose names begin with `name`.
+    """
 
     user: str
     operation: str  # Read, Write, Create, Describe
     resource: str  # topic or group
     name: str
+    pattern: str = "literal"
 
     def command(self) -> str:
         """As an argument list of Kafka's own tool."""
-        return f"--add --allow-principal User:{self.user} --operation {self.operation} --{self.resource} {self.name}"
+        named = f"--{self.resource} {self.name} --resource-pattern-type {self.pattern}"
+        return f"--add --allow-principal User:{self.user} --operation {self.operation} {named}"
 
 
 def roles() -> dict[str, dict[str, list[str]]]:
@@ -67,14 +76,21 @@ def rights(prefix: str, also: Iterable[str] = ()) -> list[Right]:
     """Every right of every role, on the topics of `prefix` and of its other generations, whose prefixes are `also`."""
     return sorted(
         {
-            Right(user_id(role, prefix), operation, RIGHTS[key][1], name.format(prefix=of))
+            _named(Right(user_id(role, prefix), operation, RIGHTS[key][1], name.format(prefix=of)))
             for role, lists in roles().items()
             for key, names in lists.items()
             for name in names
             for operation in RIGHTS[key][0]
-            for of in ((prefix,) if key == "follow" else (prefix, *also))
+            for of in ((prefix,) if key in OF_ALL_GENERATIONS else (prefix, *also))
         }
     )
+
+
+def _named(right: Right) -> Right:
+    """A * at the end of a name in the file is a pattern in Kafka."""
+    if not right.name.endswith("*"):
+        return right
+    return replace(right, name=right.name.removesuffix("*"), pattern="prefixed")
 
 
 def in_use(admin: AdminClient, prefix: str, timeout_s: float = 30.0) -> bool:
@@ -145,7 +161,7 @@ def binding_of(right: Right) -> AclBinding:
     return AclBinding(
         ResourceType[right.resource.upper()],
         right.name,
-        ResourcePatternType.LITERAL,
+        ResourcePatternType[right.pattern.upper()],
         f"User:{right.user}",
         "*",
         AclOperation[right.operation.upper()],
@@ -185,4 +201,5 @@ def _right(binding: Any) -> Right:
     kind = binding.restype.name.lower()
     if binding.permission_type is AclPermissionType.DENY:
         operation = f"Deny{operation}"
-    return Right(binding.principal.removeprefix("User:"), operation, kind, binding.name)
+    pattern = binding.resource_pattern_type.name.lower()
+    return Right(binding.principal.removeprefix("User:"), operation, kind, binding.name, pattern)

@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from confluent_kafka.admin import AdminClient
 from cli.rescaling import Rescale
 from replay.agreement import OUTPUTS, Range, agree
 from replay.mirror import FOLLOWED, Mirror, ends_of
+from replay.topic import Reader
 from runtime import topic_watch
 from runtime.config import Kafka
 from runtime.exit_codes import RESTART_ME
@@ -148,7 +150,9 @@ def test_a_difference_is_named(old: Kafka, new: Kafka) -> None:
     send(new, VALIDATED, [*outputs, *outputs[3:]])
 
     def compared() -> Any:
-        return agree(Range(old, starts[0], marks(old, OUTPUTS)), Range(new, starts[1], marks(new, OUTPUTS)))
+        sides = [Range(k.prefix, start, marks(k, OUTPUTS)) for k, start in zip((old, new), starts, strict=True)]
+        with closing(Reader(old)) as reader:
+            return agree(reader, *sides)
 
     assert compared() == (len(outputs) - 1, "")
     send(old, VALIDATED, [replace(outputs[0], seq=7)])

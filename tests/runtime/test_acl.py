@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from itertools import product
 
 import pytest
@@ -23,16 +24,32 @@ from runtime.config import Kafka
 from runtime.kafka import client_settings
 from schemas.generations import topic_name
 from schemas.topics import TOPICS, app_id, user_id
-from tests.secured import SecuredKafka
+from tests.secured import PARTITIONS, SecuredKafka
 
 PREFIX = "acl"
 CONNECTORS_AND_AGENTS = {writer for topic in TOPICS for writer in topic.writers}
 NAMES = [topic.full_name(PREFIX) for topic in TOPICS]
 GROUPS = sorted({right.name for right in rights(PREFIX) if right.resource == "group"})
-TRIES = {"write": NAMES, "read": NAMES, "create": [*NAMES, f"{PREFIX}.new"], "group": GROUPS}
+#: Topics of runs, one that is almost one of them, and one of another installation's runs.
+RUNS = [f"{PREFIX}.runs", f"{PREFIX}.run.night.state", f"{PREFIX}.running", f"{PREFIX}2.run.night.state"]
+TRIES = {
+    "write": [*NAMES, *RUNS],
+    "read": [*NAMES, *RUNS],
+    "create": [*NAMES, *RUNS, f"{PREFIX}.new"],
+    "group": GROUPS,
+}
+#: What is tried → keys of the file that give it.
+KEYS = {"write": ("write", "own"), "read": ("read", "own", "see"), "create": ("create", "own"), "group": ("group",)}
 ALLOWED = {
-    right: {(role, name.format(prefix=PREFIX)) for role, lists in roles().items() for name in lists.get(right, ())}
-    for right in TRIES
+    right: {
+        (role, name)
+        for role, lists in roles().items()
+        for key in KEYS[right]
+        for given in lists.get(key, ())
+        for name in names
+        if fnmatchcase(name, given.format(prefix=PREFIX))
+    }
+    for right, names in TRIES.items()
 }
 #: No answer to the question of rights: the coordinator of a group has just moved in.
 NOT_YET = {"COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE", "NOT_COORDINATOR"}
@@ -43,16 +60,21 @@ def test_the_file_is_the_table_of_topics() -> None:
     """Who writes and reads a topic by the table of topics has exactly these rights; only people read more."""
     for right, of_topic in (("write", "writers"), ("read", "readers")):
         by_table = {(role, t.full_name(PREFIX)) for t in TOPICS for role in getattr(t, of_topic)}
-        assert {pair for pair in ALLOWED[right] if pair[0] != "viewer"} == by_table
+        by_file = {(role, name) for role, name in ALLOWED[right] if role != "viewer" and name in NAMES}
+        assert by_file == by_table
     assert roles().keys() > CONNECTORS_AND_AGENTS
 
 
 def test_no_right_is_a_wildcard() -> None:
-    """No rule names a pattern or the cluster, and no user of ours may alter rules, topics or users."""
+    """No rule names the cluster, and no user of ours may alter rules, topics or users. Topics of runs, whose names are
+    made as they come, are the only ones that are named by how they begin: a replay's to make, a viewer's to read."""
     for right in rights(PREFIX):
         assert right.resource in {"topic", "group"}
         assert "*" not in right.name
         assert right.operation in {"Read", "Write", "Create", "Describe"}
+    patterns = {(right.user, right.operation, right.name) for right in rights(PREFIX) if right.pattern != "literal"}
+    replay = {(user_id("replay", PREFIX), operation, f"{PREFIX}.run.") for operation in ("Create", "Read", "Write")}
+    assert patterns == {*replay, (user_id("viewer", PREFIX), "Read", f"{PREFIX}.run.")}
 
 
 def test_the_topics_of_a_rescale_have_the_same_rights() -> None:
@@ -63,7 +85,7 @@ def test_the_topics_of_a_rescale_have_the_same_rights() -> None:
     more = {
         replace(right, name=right.name.replace(PREFIX, f"{PREFIX}.g2", 1))
         for right in before
-        if right.name.startswith(PREFIX) and right.name != topic_name(PREFIX)
+        if right.name.startswith(PREFIX) and not right.name.startswith((topic_name(PREFIX), f"{PREFIX}.run"))
     }
     assert after - before == more
     followers = {right.user for right in after if right.name == topic_name(PREFIX)}
@@ -141,8 +163,10 @@ class Clients:
 
 @pytest.fixture(scope="module")
 def clients(secured_kafka: SecuredKafka) -> Iterator[Clients]:
-    """An installation with this prefix."""
+    """An installation with this prefix, and topics of runs."""
     secured_kafka.add(PREFIX)
+    for made in secured_kafka.admin().create_topics([NewTopic(name, PARTITIONS, 1) for name in RUNS]).values():
+        made.result(30)
     yield Clients(secured_kafka)
 
 
