@@ -165,7 +165,8 @@ class Clients:
 def clients(secured_kafka: SecuredKafka) -> Iterator[Clients]:
     """An installation with this prefix, and topics of runs."""
     secured_kafka.add(PREFIX)
-    for made in secured_kafka.admin().create_topics([NewTopic(name, PARTITIONS, 1) for name in RUNS]).values():
+    admin = secured_kafka.admin()  # it must live until the answer is there
+    for made in admin.create_topics([NewTopic(name, PARTITIONS, 1) for name in RUNS]).values():
         made.result(30)
     yield Clients(secured_kafka)
 
