@@ -23,7 +23,7 @@ from replay.reordered import ReorderedSource
 from replay.run import Job, Request, Result, carry_out
 from replay.snapshots import LiveRows
 from replay.span import ANSWER_S, Part, Span, reader_settings, resolve
-from replay.topic import read, spans_of
+from replay.topic import Reader
 from replay.workers import Piece, Task
 from replay.writers import WriteError, run_kafka
 from schemas.states import StageState
@@ -103,8 +103,9 @@ def _runs_in_kafka(request: Request) -> set[str]:
     found = {topic.removeprefix(start).split(".")[0] for topic in topics if topic.startswith(start)}
     name = runs_topic(kafka.configured_prefix)
     if name in topics:
-        records = (record for batch in read(kafka, name, spans_of(kafka, name), compacted=True) for record in batch)
-        found |= {(record.key or b"").decode("utf-8", "replace") for record in records}
+        with closing(Reader(kafka)) as reader:
+            batches = reader.read(name, reader.spans(name), compacted=True)
+            found |= {(record.key or b"").decode("utf-8", "replace") for batch in batches for record in batch}
     return found
 
 
