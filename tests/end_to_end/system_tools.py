@@ -32,7 +32,9 @@ class System:
     config: Path
     env: dict[str, str]
 
-    def twin(self, *arguments: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+    def twin(
+        self, *arguments: str, env: dict[str, str] | None = None, timeout_s: float = 300
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command on this system."""
-        settings = {"TWIN_RUN_DIR": str(self.run_dir), "TWIN_CONFIG": str(self.config)}
+        settings = {"TWIN_RUN_DIR": str(self.run_dir), "TWIN_CONFIG": str(self.config), **(env or {})}
         return twin(*arguments, env=settings, timeout_s=timeout_s)

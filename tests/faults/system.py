@@ -317,6 +317,11 @@ class System:
         self.rig.wait_for(lambda: len(self.pulse.sources) >= sources, "the twin knows every asset", START_S)
         self.wait_flowing(START_S, record=False)
 
+    @property
+    def sends(self) -> bool:
+        """Whether the plant sends."""
+        return self._load is not None
+
     def stop_load(self) -> dict[str, Any]:
         """Let the plant finish; what it says it sent."""
         assert self._load is not None

@@ -1,6 +1,7 @@
 """Corrections on a real Kafka and a real InfluxDB, beside what the sink stored live."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from replay.correction import correct
 from replay.provenance import Corrected
 from replay.run import Request, RequestError, replay
 from replay.run_record import published
+from replay.topic import Reader
 from runtime.changelog import Row, pack
 from runtime.config import Influxdb, Kafka, Plant
 from runtime.kafka import client_settings
@@ -177,7 +179,8 @@ def test_late_readings_are_corrected_beside_what_is_there(kafka: str, influx: In
         assert queries.runs() == ["corrected-1", "corrected-2"]
     for (asset, tag), before in live.items():
         pd.testing.assert_frame_equal(stored(database, asset, tag), before, check_exact=True)
-    told = published(raw, "corrected-2", frozenset({f"{raw.prefix}.runs"}))
+    with closing(Reader(raw)) as reader:
+        told = published(reader, raw, "corrected-2")
     assert told is not None
     states = {asset: found.state for asset, found in told.corrected.items()}
     assert states == {WITH_STATE: "live", WITHOUT: "a warm-up of 600 s"}

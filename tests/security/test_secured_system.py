@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from audit.store import Database, StoreError
+from services.kafka import ADMIN
 from tests.end_to_end.system_tools import System, twin
 from tests.secured import MQTT_USER, SecuredStack
 
@@ -172,6 +173,27 @@ def arguments_of_all_processes() -> list[str]:
             continue
     assert any("kafka.Kafka" in line for line in lines)
     return lines
+
+
+def test_a_rescale_and_a_replay_have_the_rights_they_need(services: SecuredStack, system: System) -> None:
+    """The administrator rescales while everything runs: on the new topics every process has its rights, and the next
+    reading comes through. A replay of it all, made and compared by their own users, is equal to the byte."""
+    admin = {"KAFKA_USERNAME": ADMIN, "KAFKA_PASSWORD": services.security.users[ADMIN]}
+    refused = system.twin("rescale", "--partitions", "3")
+    assert refused.returncode == 1
+    rescaled = system.twin("rescale", "--partitions", "3", env=admin)
+    assert rescaled.returncode == 0, rescaled.stderr
+    device = Client(services, "R102")
+    payload = json.dumps({"value": 86.25, "unit": "degC", "timestamp": time.time()})
+    assert device.publish("reactor/R102/sensor/temperature", payload) == "Success"
+    device.close()
+    latest = ("query", "latest", "R102", "temperature", "--format", "json")
+    assert json.loads(until(lambda: system.twin(*latest).stdout, "the reading is stored"))["value"] == 86.25
+    replayed = system.twin("replay", "--from", "beginning", "--to", "now", "--run", "again")
+    assert replayed.returncode == 0, replayed.stderr
+    compared = system.twin("compare", PREFIX, "again", "--common")  # heartbeats go on
+    assert compared.returncode == 0, compared.stdout + compared.stderr
+    assert "of 2 assets, to the byte" in compared.stdout
 
 
 def test_files_with_secrets_are_their_owners(services: SecuredStack, system: System) -> None:
