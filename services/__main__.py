@@ -9,7 +9,8 @@ import threading
 from pathlib import Path
 
 from services.errors import ServiceError
-from services.install import influxd_program, kafka_jars, mosquitto_program
+from services.install import influxd_program, mosquitto_program
+from services.kafka_classes import keep_classes
 from services.processes import set_at_signals
 from services.stack import Stack
 
@@ -22,7 +23,7 @@ def main() -> int:
     try:
         if arguments.command == "install":
             mosquitto_program()
-            kafka_jars()
+            keep_classes()
             influxd_program()
         else:
             _run(arguments)

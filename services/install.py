@@ -14,6 +14,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,6 +70,22 @@ def kafka_jars() -> Path:
     if java_major() < JAVA_MAJOR:
         raise MissingToolError(f"Kafka needs Java {JAVA_MAJOR} or newer; `java` is {java_major()}.\n{DOCKER_HINT}")
     return _cached("kafka", KAFKA_VERSION, "1", _fetch_kafka)
+
+
+def kafka_classes() -> Path | None:
+    """Return where Kafka's classes are kept as the JVM has parsed them (see `services.kafka_classes`), if they are.
+
+    Its name has the file's size: the JVM crashes on one that was cut off.
+    """
+    kept = cache_dir().glob(f"{kafka_classes_name()}-*.jsa")
+    return next((path for path in kept if path.stem.endswith(f"-{path.stat().st_size}")), None)
+
+
+def kafka_classes_name() -> str:
+    """What that file's name begins with; bound to this Java and these jars, since another Java would not take it."""
+    java = Path(find_program("java") or "java").resolve()
+    made_of = f"{java} {java.stat().st_mtime_ns} {(kafka_jars() / 'stamp.json').stat().st_mtime_ns}"
+    return f"kafka-{KAFKA_VERSION}-classes-{zlib.crc32(made_of.encode()):08x}"
 
 
 def influxd_program() -> Path:

@@ -19,7 +19,7 @@ from confluent_kafka.admin import AdminClient
 
 from services.certificates import Authority, Issued
 from services.errors import ServiceError
-from services.install import kafka_jars
+from services.install import kafka_classes, kafka_jars
 from services.processes import free_port
 from services.service import Service
 
@@ -107,6 +107,8 @@ class Kafka(Service):
         self.internal_port = free_port() if security is not None else None
         self.security = security
         self.extra_settings = extra_settings or {}
+        self.jvm_options: tuple[str, ...] = JVM_OPTIONS
+        self.with_kept_classes = True
         self._admin: AdminClient | None = None
 
     @property
@@ -126,7 +128,7 @@ class Kafka(Service):
         settings.write_text("".join(f"{key}={value}\n" for key, value in self.settings().items()))
         (self.directory / "log4j2.properties").write_text(_LOG4J)
         self._format_if_fresh(settings)
-        return [*self._java(*JVM_OPTIONS), "kafka.Kafka", str(settings)]
+        return [*self._java(*self.jvm_options), "kafka.Kafka", str(settings)]
 
     def answers(self) -> bool:
         """Return whether the broker answers a metadata request with itself in it."""
@@ -155,7 +157,9 @@ class Kafka(Service):
 
     def _java(self, *options: str) -> list[str]:
         log4j = f"-Dlog4j2.configurationFile={self.directory / 'log4j2.properties'}"
-        return ["java", *options, log4j, "-cp", f"{kafka_jars()}/*"]
+        kept = kafka_classes() if self.with_kept_classes else None
+        classes = [f"-XX:SharedArchiveFile={kept}"] if kept else []
+        return ["java", *options, *classes, log4j, "-cp", f"{kafka_jars()}/*"]
 
     def _format_if_fresh(self, settings: Path) -> None:
         if (self.directory / "data" / "meta.properties").exists():

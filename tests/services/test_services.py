@@ -1,5 +1,6 @@
 """Kafka, InfluxDB and mosquitto as real processes: ready when they say so, back on the same data after kill -9."""
 
+import shutil
 import stat
 import subprocess
 import sys
@@ -20,7 +21,9 @@ from paho.mqtt.properties import Properties
 
 from services.errors import ServiceError
 from services.influxdb import InfluxDB
+from services.install import kafka_classes
 from services.kafka import Kafka
+from services.kafka_classes import keep_classes
 from services.mosquitto import Listener, Mosquitto
 from services.processes import free_port, port_is_free
 from services.service import Service
@@ -75,6 +78,30 @@ def test_starting_twice_and_a_taken_port_are_refused(service: Service, tmp_path:
     other = Mosquitto(tmp_path / "other", tmp_path / "other.log", service.port)
     with pytest.raises(ServiceError, match=f"port {service.port} is used by another program"):
         other.start()
+
+
+def test_kafka_starts_with_the_classes_that_were_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker maps the classes that an earlier start left; a file of them that was cut off is not taken."""
+    kept = keep_classes()
+    assert _is_mapped(kept, tmp_path / "kafka")
+    monkeypatch.setattr("services.install.cache_dir", lambda: tmp_path)
+    cut = tmp_path / kept.name
+    shutil.copyfile(kept, cut)
+    monkeypatch.setattr("services.install.kafka_classes_name", lambda: kept.stem.rpartition("-")[0])
+    assert kafka_classes() == cut
+    with cut.open("r+b") as file:
+        file.truncate(10_000)
+    assert kafka_classes() is None
+
+
+def _is_mapped(classes: Path, folder: Path) -> bool:
+    broker = Kafka(folder, folder.with_suffix(".log"))
+    broker.start()
+    try:
+        broker.wait_ready()
+        return str(classes) in Path(f"/proc/{broker.pid}/maps").read_text()
+    finally:
+        broker.stop()
 
 
 @pytest.mark.kill
