@@ -34,7 +34,7 @@ def beginning_of(state: str, kafka: Kafka, span: Span, raw: Kept) -> Beginning:
 
 def warm_up_s(state: str) -> float:
     """Seconds of `warmup=10m`. Raises SpanError."""
-    return duration_s(state.removeprefix(WARM_UP), "--state warmup")
+    return duration_s(state.removeprefix(WARM_UP), "warmup")
 
 
 def _warm_up(state: str, span: Span, raw: Kept, starts: Mapping[int, int]) -> Beginning:

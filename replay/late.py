@@ -84,7 +84,8 @@ def moves_of(arrived: Arrived, limits_ns: I64, since: int = 0) -> Moves | None:
     place = np.searchsorted(clock, arrival, "right")
     place = np.clip(place, np.where(before == NOBODY, 0, rank[before] + 1), rank[after])
     moved = place >= place[fresh].min()  # what belongs further back changes nothing
-    order = np.flatnonzero(moved)[np.lexsort((late[moved], arrival[moved], place[moved]))]
+    keys = (late, frame.source_time_ns[late], arrival, place)  # the last one counts most
+    order = np.flatnonzero(moved)[np.lexsort([key[moved] for key in keys])]
     host = stays[np.maximum(place[order] - 1, 0)]
     index = late[order]
     mark = frame.mark[index] | np.uint8(Mark.REORDERED)

@@ -14,7 +14,7 @@ from kernels.settings import kernel_settings
 from kernels.warming import warm_up
 from queries.versions import version_of
 from replay import provenance, workers
-from replay.beginning import LIVE, NOTHING, WARM_UP, Beginning, beginning_of
+from replay.beginning import LIVE, NOTHING, WARM_UP, Beginning, beginning_of, warm_up_s
 from replay.chain import READINGS_MAX
 from replay.kept import Kept, kept
 from replay.lane import steps_from
@@ -57,6 +57,8 @@ class Request:
             raise RequestError(f"--workers {self.workers}: allowed is at least 1")
         if self.state not in (NOTHING, LIVE) and not self.state.startswith(WARM_UP):
             raise RequestError(f"--state {self.state!r}: allowed are {NOTHING}, {WARM_UP}10m (a span), {LIVE}")
+        if self.state.startswith(WARM_UP):
+            warm_up_s(self.state)
 
     @property
     def mode(self) -> Frames:

@@ -132,6 +132,14 @@ def test_a_silence_that_late_readings_fill_has_no_missing_ones() -> None:
     assert sum(marked) == sum(marked[10:20]) == 10
 
 
+def test_late_readings_of_one_time_of_arrival_are_in_order() -> None:
+    """Those that could not have come before the next reading in time, which comes sooner after its time than the one
+    before, all have its arrival time; they still go by their source times."""
+    came = frames(readings(1, came_s=4), readings(4, came_s=4.1), readings(3), readings(2))
+    times = np.concatenate([frame.source_time_ns for frame in in_order(came)])
+    assert ((times - T0) // SECOND).tolist() == [1, 2, 3, 4]
+
+
 def test_what_came_late_before_the_span_stays() -> None:
     """Only readings that came at an offset of the span or later move."""
     came = frames(readings(1, 2, 5), readings(3), readings(6), readings(4), readings(7))

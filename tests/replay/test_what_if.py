@@ -106,6 +106,7 @@ def test_times_and_durations() -> None:
     [
         (["--to-where", "disk", "--run", "a"], 1, "--to-where 'disk': allowed are topics, parquet, influxdb, none"),
         (["--frames", "wider", "--run", "a"], 1, "--frames 'wider': allowed are as-live, wide"),
+        (["--state", "warmup=long", "--run", "a"], 1, "warmup 'long': allowed is a number and s, m, h or d"),
         ([], 1, "--run is missing"),
         (["--params", "/nowhere.toml"], 78, "--params /nowhere.toml: cannot be read"),
     ],
@@ -115,3 +116,10 @@ def test_the_command_says_what_is_wrong(arguments: list[str], code: int, says: s
     result = CliRunner().invoke(app, ["replay", "--from", "beginning", "--to", "now", *arguments])
     assert result.exit_code == code
     assert says in " ".join(result.output.split())
+
+
+def test_a_correction_looks_at_its_options_before_it_asks_kafka() -> None:
+    """A warm-up that is no duration is refused at once, with its value and what is allowed."""
+    result = CliRunner().invoke(app, ["correct", "--from", "beginning", "--to", "now", "--warmup", "long"])
+    assert result.exit_code == 1
+    assert "warmup 'long': allowed is a number and s, m, h or d" in " ".join(result.output.split())
