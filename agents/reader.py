@@ -164,6 +164,7 @@ def _settings(kafka: Kafka, group: str) -> dict[str, object]:
         "isolation.level": "read_uncommitted",
         "check.crcs": True,
         "queued.max.messages.kbytes": QUEUE_KBYTES,
+        "fetch.queue.backoff.ms": 5,  # the default stands still for a second when the queue was full
         "log.connection.close": False,
         "error_cb": _on_error,
     }

@@ -112,6 +112,7 @@ class Cluster:
             "enable.partition.eof": True,
             "auto.offset.reset": "error",
             "queued.max.messages.kbytes": 16_384,
+            "fetch.queue.backoff.ms": 5,  # the default stands still for a second when the queue was full
             "fetch.wait.max.ms": 10,
         }
         try:

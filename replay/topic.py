@@ -75,6 +75,7 @@ class Reader:
         waiting = {
             "queued.min.messages": 200_000,
             "queued.max.messages.kbytes": max(1024, QUEUE_KB // max(1, partitions or kafka.partitions)),
+            "fetch.queue.backoff.ms": 5,  # the default stands still for a second when the queue was full
             "check.crcs": True,
         }
         self._consumer = Consumer({**reader_settings(kafka), **waiting})

@@ -6,26 +6,29 @@ up may have written an old row late. A row that cannot be read is an error that 
 begin with a state that is emptier than it was. May not know Faust.
 """
 
+import contextlib
 import logging
 import struct
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from runtime.config import Kafka
 from runtime.kafka import client_settings
 from runtime.metrics import RETRIES
 from schemas.codec import DecodeError, decode_as, encode
 from schemas.states import StageState
-from schemas.topics import MAX_RECORD_BYTES
 
 log = logging.getLogger(__name__)
 
 POSITION = struct.Struct("<q")
 READ_AT_ONCE = 200
 QUEUE_KBYTES = 8 * 1024  # rows wait here while one is looked at; a long changelog must not take more memory
+FETCH_BYTES = 1024 * 1024  # per partition; a row that is larger comes all the same
+REFETCH_MS = 5  # after the queue was full; the client's default is a second, for every 8 MB of a changelog
 WAIT_S = 0.05
+ANSWER_S = 5.0
 
 
 class UnreadableRow(RuntimeError):
@@ -76,6 +79,8 @@ def recover(
     read = 0
     consumer = Consumer(_settings(kafka, group))
     try:
+        with contextlib.suppress(KafkaException):  # it is only sooner ready where it knows the leaders beforehand
+            consumer.list_topics(topic, ANSWER_S)
         consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in waiting])
         while waiting:
             for message in consumer.consume(READ_AT_ONCE, WAIT_S):
@@ -120,8 +125,9 @@ def _settings(kafka: Kafka, group: str) -> dict[str, object]:
         "enable.auto.commit": False,
         "enable.partition.eof": True,
         "auto.offset.reset": "error",
-        "fetch.message.max.bytes": MAX_RECORD_BYTES,
+        "fetch.message.max.bytes": FETCH_BYTES,
         "queued.max.messages.kbytes": QUEUE_KBYTES,
+        "fetch.queue.backoff.ms": REFETCH_MS,
         "fetch.wait.max.ms": 10,
         "log.connection.close": False,
     }

@@ -15,6 +15,14 @@ HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 #: Largest record: a state row of an asset with some thousand tags.
 MAX_RECORD_BYTES = 16 * 1024 * 1024
+#: A restart reads what compaction has left, and the segment that is written is never compacted: so it is short. Rows
+#: younger than the lag stay, so that the newest one outlives what a process that stood still writes when it wakes up.
+COMPACTION = {
+    "segment.ms": str(HOUR_MS),
+    "segment.bytes": str(4 * MAX_RECORD_BYTES),
+    "min.cleanable.dirty.ratio": "0.3",
+    "min.compaction.lag.ms": "600000",
+}
 DEFAULT_PREFIX = "twin"
 DEFAULT_PARTITIONS = 16
 
@@ -39,7 +47,7 @@ class Topic:
         """Kafka's settings of the topic."""
         common = {"max.message.bytes": str(MAX_RECORD_BYTES)}
         if self.retention_ms is None:
-            return {**common, "cleanup.policy": "compact", "segment.ms": str(HOUR_MS)}
+            return {**common, "cleanup.policy": "compact", **COMPACTION}
         return {**common, "cleanup.policy": "delete", "retention.ms": str(self.retention_ms)}
 
 

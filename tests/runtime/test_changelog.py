@@ -1,6 +1,8 @@
 """Reading a changelog back from a real Kafka."""
 
+import os
 import struct
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from runtime.changelog import Row, UnreadableRow, pack, recover, unpack
+from runtime.changelog import POSITION, Row, UnreadableRow, pack, recover, unpack
 from runtime.config import Kafka
 from schemas.codec import DecodeError
 from schemas.states import StageState
@@ -22,13 +24,15 @@ def _row(asset: str, position: int) -> bytes:
     return pack(Row(position, replace(COUNTING.initial(asset), columns=columns)))
 
 
-def _topic(kafka: str, name: str, records: list[tuple[int, bytes | None, bytes | None]]) -> None:
-    """A compacted topic of 3 partitions with (partition, key, value) written in order."""
+def _topic(kafka: str, name: str, records: list[tuple[int, bytes | None, bytes | None]], partitions: int = 3) -> None:
+    """A compacted topic with (partition, key, value) written in order."""
     admin = AdminClient({"bootstrap.servers": kafka})
-    admin.create_topics([NewTopic(name, 3, 1, config={"cleanup.policy": "compact"})])[name].result()
+    admin.create_topics([NewTopic(name, partitions, 1, config={"cleanup.policy": "compact"})])[name].result()
     producer = Producer({"bootstrap.servers": kafka, "enable.idempotence": True})
-    for partition, key, value in records:
+    for n, (partition, key, value) in enumerate(records):
         producer.produce(name, value, key, partition)
+        if n % 100 == 99:
+            producer.flush(20)  # small batches, as checkpoints write them
     assert producer.flush(20) == 0
 
 
@@ -43,6 +47,16 @@ def test_the_row_that_has_applied_most_is_the_state(kafka: str) -> None:
     assert found.partition_of == {b"R1": 0, b"R2": 2, b"R3": 2}
     assert (found.overtaken, found.read) == (frozenset({b"R1"}), 7)
     assert recover(settings, "changelog-newer", [1], lambda read: None).rows == {}
+
+
+def test_a_long_changelog_is_read_without_standing_still(kafka: str) -> None:
+    """120 MB of rows, many times what the client may hold at once, take a second or two and not one for every 8 MB."""
+    rows = [(n % 4, b"R%d" % (n % 8), POSITION.pack(n) + os.urandom(30_000)) for n in range(4000)]
+    _topic(kafka, "changelog-long", [*rows], partitions=4)
+    began_s = time.monotonic()
+    found = recover(Kafka(bootstrap=kafka), "changelog-long", range(4), lambda read: None)
+    assert time.monotonic() - began_s < 5.0
+    assert (found.read, len(found.rows)) == (4000, 8)
 
 
 @pytest.mark.parametrize(("name", "value"), [("short", b"abc"), ("deleted", None)])
