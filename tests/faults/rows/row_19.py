@@ -3,6 +3,7 @@
 import random
 import time
 
+from kernels.validation_times import REMEMBERED
 from schemas.quality import Test
 from tests.faults.bad_data import LIGHT, SECOND_NS, device, hexadecimal, wait_stored
 from tests.faults.rig import Rig
@@ -68,11 +69,16 @@ def strike(rig: Rig, system: System) -> None:
 
 
 def mixed(good: list[Sent], rest: list[Sent], rng: random.Random) -> list[Sent]:
-    """The readings in order with the rest among them, each after one that is not older, in any order otherwise."""
+    """The readings in order with the rest among them, each after one that is not older, in any order otherwise.
+
+    What has the time of another one comes while that is remembered: that is the rule (decision 0006).
+    """
     arrival = list(good)
+    times = {time_ns for time_ns, _ in good}
     for reading in rng.sample(rest, len(rest)):
         newer = next(i for i, other in enumerate(arrival) if other[0] >= reading[0])
-        arrival.insert(rng.randrange(newer + 1, len(arrival) + 1), reading)
+        end = newer + 1 + REMEMBERED - len(rest) if reading[0] in times else len(arrival)
+        arrival.insert(rng.randrange(newer + 1, min(end, len(arrival)) + 1), reading)
     return arrival
 
 
