@@ -29,13 +29,15 @@ from kernels.stage import Settings, fold
 from kernels.stages import STAGES
 from plant import datasets
 from plant.datasets import DataSet
-from replay import fit_file, labels, results
-from replay.fits import Sought
-from replay.raw import Raw
-from replay.score import score_run
-from replay.scores import Against, Scored
-from replay.signals import choice
-from replay.tables import Folder
+from replay.fit import file as fit_file
+from replay.fit.fits import Sought
+from replay.results import finished as results
+from replay.results.tables import Folder
+from replay.score import labels
+from replay.score.scores import Against, Scored
+from replay.score.scoring import score_run
+from replay.score.signals import choice
+from replay.sources.raw import Raw
 from schemas.frames import Frame
 
 CONFIG = Path(datasets.__file__).parent / "datasets.toml"

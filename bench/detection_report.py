@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from replay.labels import Detection, Found
-from replay.page import Plot, Table, page
-from replay.plots import series_plot
-from replay.score_tables import number, percent, span
-from replay.scores import Scored
+from replay.report.page import Plot, Table, page
+from replay.report.plots import series_plot
+from replay.score.labels import Detection, Found
+from replay.score.scores import Scored
+from replay.score.tables import number, percent, span
 
 #: Parameters → way of detecting (signals that count) → scores.
 Scores = Mapping[str, Mapping[tuple[str, ...], Scored]]

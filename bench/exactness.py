@@ -19,7 +19,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from replay.digests import STAGES
+from replay.results.digests import STAGES
 from services.stack import Stack
 from tests.faults.rig import Outcome, Rig
 from tests.faults.system import CONNECTORS, Load, System, running

@@ -29,9 +29,9 @@ from kernels import kalman
 from kernels.models import MODELS
 from plant.physics import Constants, Reactors
 from plant.sensors import SENSORS, Instruments
-from replay.fit_noise import fit_noise
-from replay.fit_reactor import ReactorFit, fit_reactor
-from replay.reactor_span import Signal, Span, span_of
+from replay.fit.noise import fit_noise
+from replay.fit.reactor import ReactorFit, fit_reactor
+from replay.fit.reactor_span import Signal, Span, span_of
 
 Floats = NDArray[np.float64]
 I64 = NDArray[np.int64]

@@ -17,11 +17,11 @@ from cli.common import (
     one_line_errors,
     use_environment_of,
 )
-from replay import archive as archiving
-from replay.archive_check import problems
-from replay.manifest import ArchiveError
-from replay.span import SpanError
-from replay.topic import SourceError
+from replay.archive import writing as archiving
+from replay.archive.check import problems
+from replay.archive.manifest import ArchiveError
+from replay.sources.span import SpanError
+from replay.sources.topic import SourceError
 from runtime import exit_codes
 from runtime.generations import PlanError
 

@@ -26,15 +26,15 @@ from cli.common import (
 from kernels.settings import kernel_settings
 from queries.influxql import QueryError
 from queries.moments import moment_ns
-from replay.before import Side
-from replay.compare import Comparison, Line, add
-from replay.explain import Explanation, explain
-from replay.outputs import OUTPUTS, Filter, outputs_of
-from replay.provenance import params_digest
-from replay.run_record import published
-from replay.span import SpanError
-from replay.topic import Reader, SourceError
-from replay.writers import run_kafka
+from replay.compare.before import Side
+from replay.compare.compare import Comparison, Line, add
+from replay.compare.explain import Explanation, explain
+from replay.compare.outputs import OUTPUTS, Filter, outputs_of
+from replay.results.provenance import params_digest
+from replay.results.run_record import published
+from replay.results.writers import run_kafka
+from replay.sources.span import SpanError
+from replay.sources.topic import Reader, SourceError
 from runtime import exit_codes
 from runtime.config import Kafka, Plant
 from runtime.generations import PlanError, at_work

@@ -19,11 +19,11 @@ from cli.common import (
     use_environment_of,
 )
 from cli.replay import EXPECTED, ROLE, one_of, progress_bar, summary
-from replay.beginning import WARM_UP
-from replay.correction import correct as run_correction
-from replay.provenance import Provenance
+from replay.correct.correction import correct as run_correction
+from replay.fold.beginning import WARM_UP
+from replay.results.provenance import Provenance
 from replay.run import Request, To
-from replay.span import ALLOWED
+from replay.sources.span import ALLOWED
 from runtime.generations import PlanError
 
 

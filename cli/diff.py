@@ -6,11 +6,11 @@ import typer
 
 from cli import scoring
 from cli.common import DEFAULT_RUN_DIR, ConfigOption, RunDirOption, out
-from replay import results
-from replay.diff import diff_runs
-from replay.diff_tables import tables
-from replay.diffs import Diff
-from replay.page import Plot, page
+from replay.diff.diffing import diff_runs
+from replay.diff.diffs import Diff
+from replay.diff.tables import tables
+from replay.report.page import Plot, page
+from replay.results import finished as results
 
 
 def diff(
@@ -87,7 +87,7 @@ def as_json(a: results.Run, b: results.Run, found: Diff) -> dict[str, Any]:
 
 def as_page(a: results.Run, b: results.Run, found: Diff, lines: list[str]) -> str:
     """The page, for --html."""
-    from replay.plots import pair_plot
+    from replay.report.plots import pair_plot
 
     drawn = []
     for i, pair in enumerate(found.pairs):

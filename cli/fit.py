@@ -13,11 +13,12 @@ from cli.common import DEFAULT_RUN_DIR, ConfigOption, RunDirOption, config_path,
 from kernels.settings import kernel_settings
 from kernels.stage import Settings
 from kernels.twin_params import TwinParams
-from replay import fit_file, results
-from replay.fits import AssetsFit, AssetSpan, Fits, Sought, TagNoise, fit_asset, reactors
-from replay.interval import Interval
-from replay.page import Table
-from replay.provenance import code_version, params_digest
+from replay.fit import file as fit_file
+from replay.fit.fits import AssetsFit, AssetSpan, Fits, Sought, TagNoise, fit_asset, reactors
+from replay.fit.interval import Interval
+from replay.report.page import Table
+from replay.results import finished as results
+from replay.results.provenance import code_version, params_digest
 from runtime.load import load_changed
 
 COLUMNS = ("asset", "what", "before", "value", "95 % interval", "unit", "note")

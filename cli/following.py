@@ -9,7 +9,7 @@ from confluent_kafka.admin import AdminClient
 
 from cli.lag import INPUTS
 from replay.mirror import Mirror
-from replay.topic import Reader
+from replay.sources.topic import Reader
 from runtime.config import Kafka
 from runtime.kafka import client_settings
 from schemas.generations import Marks, Plan

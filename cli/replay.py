@@ -24,13 +24,13 @@ from cli.common import (
     out,
     use_environment_of,
 )
+from replay.fold.snapshots import SnapshotError
+from replay.results.writers import WriteError
 from replay.run import Frames, Request, RequestError, Result, To
 from replay.run import replay as run_replay
-from replay.snapshots import SnapshotError
-from replay.span import ALLOWED, SpanError
-from replay.topic import SourceError
+from replay.sources.span import ALLOWED, SpanError
+from replay.sources.topic import SourceError
 from replay.workers import ReplayError
-from replay.writers import WriteError
 from runtime import exit_codes
 from runtime.config import Plant
 from runtime.generations import PlanError

@@ -31,7 +31,7 @@ from cli.moving import CopyFailed
 from cli.processes import KAFKA, twin_command
 from cli.rescaling import Rescale, RescaleError
 from replay.mirror import NotDelivered, ends_of
-from replay.topic import SourceError
+from replay.sources.topic import SourceError
 from runtime import exit_codes
 from runtime.changelog import UnreadableRow
 from runtime.config import Kafka

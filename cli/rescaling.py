@@ -19,7 +19,7 @@ from confluent_kafka.admin import AdminClient
 from cli.common import watermarks
 from cli.following import STAGES, Following, Tell
 from cli.moving import Sender, acknowledged, all_ends, copy_history, history_reader, move_states
-from replay.agreement import OUTPUTS, Range, agree
+from replay.compare.agreement import OUTPUTS, Range, agree
 from replay.mirror import FOLLOWED, Mirror, ends_of
 from runtime import acl, generations
 from runtime.config import Kafka

@@ -7,12 +7,12 @@ import typer
 from cli import scoring
 from cli.common import DEFAULT_RUN_DIR, ConfigOption, RunDirOption, out
 from kernels.settings import kernel_settings
-from replay import results
-from replay.page import Plot, page
-from replay.provenance import params_digest
-from replay.score import score_run
-from replay.score_tables import tables
-from replay.scores import Against, Scored, summary
+from replay.report.page import Plot, page
+from replay.results import finished as results
+from replay.results.provenance import params_digest
+from replay.score.scores import Against, Scored, summary
+from replay.score.scoring import score_run
+from replay.score.tables import tables
 
 
 def score(
@@ -80,7 +80,7 @@ def as_json(run: results.Run, scored: Scored, against: Against) -> dict[str, Any
 
 def as_page(run: results.Run, scored: Scored, lines: list[str]) -> str:
     """The page, for --html."""
-    from replay.plots import series_plot
+    from replay.report.plots import series_plot
 
     drawn = [Plot(f"{s.asset} {s.tag}", series_plot(s, f"p{i}")) for i, s in enumerate(scored.series)]
     return page(f"Score of run {run.name}", lines, tables(scored), drawn, {run.name: run.provenance})

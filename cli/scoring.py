@@ -16,15 +16,16 @@ from rich.table import Table as RichTable
 from cli.common import config_path, configuration, on_topics_at_work, one_line_errors, out, use_environment_of
 from kernels.settings import kernel_settings
 from kernels.stage import Settings
-from replay import labels, results, truth
-from replay.fetched import fetch
-from replay.figures import plain
-from replay.moments import moment_ns
-from replay.page import Table
-from replay.results import ResultError
-from replay.scores import Against
-from replay.signals import choice
-from replay.topic import SourceError
+from replay.report.page import Table
+from replay.results import finished as results
+from replay.results.fetched import fetch
+from replay.results.finished import ResultError
+from replay.score import labels, truth
+from replay.score.figures import plain
+from replay.score.moments import moment_ns
+from replay.score.scores import Against
+from replay.score.signals import choice
+from replay.sources.topic import SourceError
 from runtime.config import Plant
 from runtime.generations import PlanError
 from runtime.load import ConfigurationError, load, load_changed

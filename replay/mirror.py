@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from replay.span import patiently
-from replay.topic import SourceError
+from replay.sources.span import patiently
+from replay.sources.topic import SourceError
 from runtime.config import Kafka
 from runtime.kafka import client_settings
 from runtime.partitions import home_partition

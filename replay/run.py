@@ -13,15 +13,16 @@ from confluent_kafka import KafkaException
 from kernels.settings import kernel_settings
 from kernels.warming import warm_up
 from queries.versions import version_of
-from replay import provenance, workers
-from replay.beginning import LIVE, NOTHING, WARM_UP, Beginning, beginning_of, warm_up_s
-from replay.chain import READINGS_MAX
-from replay.kept import Kept, kept
-from replay.lane import steps_from
-from replay.provenance import Corrected, Provenance
-from replay.span import Span, resolve
+from replay import workers
+from replay.fold.beginning import LIVE, NOTHING, WARM_UP, Beginning, beginning_of, warm_up_s
+from replay.fold.chain import READINGS_MAX
+from replay.fold.lane import steps_from
+from replay.results import provenance
+from replay.results.provenance import Corrected, Provenance
+from replay.results.writers import FolderWriter, NoWriter, TopicWriter, WriteError, Writer, create_run_topics
+from replay.sources.kept import Kept, kept
+from replay.sources.span import Span, resolve
 from replay.workers import Counts, Piece, Plan, Task, Told
-from replay.writers import FolderWriter, NoWriter, TopicWriter, WriteError, Writer, create_run_topics
 from runtime.config import Kafka, Plant
 
 To = Literal["topics", "parquet", "influxdb", "none"]
@@ -198,7 +199,7 @@ def _writer(request: Request) -> Callable[[], Writer]:
         folder.mkdir(parents=True, exist_ok=True)
         return lambda: FolderWriter(folder)
     if request.to == "influxdb":
-        from replay import points  # pandas comes with it, which no other run needs
+        from replay.results import points  # pandas comes with it, which no other run needs
 
         return points.writer_of(request.plant, request.run)
     return NoWriter

@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from replay.chain import Chain
-from replay.digests import Digests
-from replay.lane import Folded, Step
-from replay.manifest import ArchiveError
-from replay.records import Batches, RawRecord
-from replay.topic import SourceError
-from replay.writers import WriteError, Writer
+from replay.archive.manifest import ArchiveError
+from replay.fold.chain import Chain
+from replay.fold.lane import Folded, Step
+from replay.results.digests import Digests
+from replay.results.writers import WriteError, Writer
+from replay.sources.records import Batches, RawRecord
+from replay.sources.topic import SourceError
 from schemas.states import StageState
 
 TELL_S = 0.25

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from replay.archive import archive
+from replay.archive.writing import archive
 from runtime.config import Kafka
 
 CHUNK_BYTES = 7000

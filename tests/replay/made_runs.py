@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from kernels.stage import Settings, fold
 from kernels.stages import STAGES
-from replay.raw import Raw
-from replay.tables import Folder
+from replay.results.tables import Folder
+from replay.sources.raw import Raw
 from runtime.config import Plant
 from schemas.frames import EstimateFrame, Frame
 from schemas.records import TwinState

@@ -5,8 +5,8 @@ from contextlib import closing
 
 from confluent_kafka import Producer
 
-from replay.records import RawRecord
-from replay.topic import Reader
+from replay.sources.records import RawRecord
+from replay.sources.topic import Reader
 from runtime.config import Kafka
 from runtime.kafka import client_settings, create_topics
 from runtime.partitions import home_partition

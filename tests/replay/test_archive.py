@@ -15,14 +15,14 @@ from pyarrow import parquet
 from typer.testing import CliRunner
 
 from cli.main import app
-from replay import span
-from replay.archive import archive
-from replay.archive_check import problems
-from replay.archived import Archive
-from replay.joined import JoinedSource, bounds, first_offsets
-from replay.manifest import NAME, ArchiveError, day_of, escaped, load
-from replay.records import RawRecord
-from replay.topic import LostRecords, spans_of
+from replay.archive.check import problems
+from replay.archive.manifest import NAME, ArchiveError, day_of, escaped, load
+from replay.archive.reading import Archive
+from replay.archive.writing import archive
+from replay.sources import span
+from replay.sources.joined import JoinedSource, bounds, first_offsets
+from replay.sources.records import RawRecord
+from replay.sources.topic import LostRecords, spans_of
 from runtime.config import Kafka
 from schemas.topics import RAW
 from tests.replay.raw_topic import ASSETS, MIDNIGHT_MS, PARTITIONS, everything, fill, raw_topic

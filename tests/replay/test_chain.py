@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels.settings import kernel_settings
-from replay.chain import Chain
-from replay.joining import Origin
-from replay.lane import Folded, Step, steps_from
-from replay.records import RawRecord
+from replay.fold.chain import Chain
+from replay.fold.joining import Origin
+from replay.fold.lane import Folded, Step, steps_from
+from replay.sources.records import RawRecord
 from runtime.partitions import home_partition
 from schemas.codec import decode, encode
 from schemas.frames import Frame

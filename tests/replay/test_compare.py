@@ -11,8 +11,8 @@ from confluent_kafka import Producer
 from typer.testing import CliRunner
 
 from cli.main import app
-from replay.compare import Comparison, add
-from replay.outputs import OUTPUTS, Filter, Outputs
+from replay.compare.compare import Comparison, add
+from replay.compare.outputs import OUTPUTS, Filter, Outputs
 from runtime.config import Kafka
 from runtime.generations import write
 from runtime.kafka import client_settings, create_topics

@@ -15,11 +15,11 @@ from kernels.settings import kernel_settings
 from kernels.stage import fold
 from kernels.stages import STAGES
 from queries.api import Queries
-from replay.correction import correct
-from replay.provenance import Corrected
+from replay.correct.correction import correct
+from replay.results.provenance import Corrected
+from replay.results.run_record import published
 from replay.run import Request, RequestError, replay
-from replay.run_record import published
-from replay.topic import Reader
+from replay.sources.topic import Reader
 from runtime.changelog import Row, pack
 from runtime.config import Influxdb, Kafka, Plant
 from runtime.kafka import client_settings

@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from kernels import kalman
-from replay import results
-from replay.diff import diff_runs, matched
-from replay.results import ResultError
-from replay.scores import Against
-from replay.truth import Line, Truth
+from replay.diff.diffing import diff_runs, matched
+from replay.results import finished as results
+from replay.results.finished import ResultError
+from replay.score.scores import Against
+from replay.score.truth import Line, Truth
 from tests.replay.made_runs import SECOND_NS, START_NS, Floats, frames, settings, write
 
 N = 500

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 from confluent_kafka import Producer
 
-from replay import results
-from replay.fetched import fetch
-from replay.provenance import Provenance, publish
-from replay.results import TABLES, ResultError
-from replay.writers import create_run_topics
+from replay.results import finished as results
+from replay.results.fetched import fetch
+from replay.results.finished import TABLES, ResultError
+from replay.results.provenance import Provenance, publish
+from replay.results.writers import create_run_topics
 from runtime.config import Kafka
 from runtime.kafka import client_settings
 from schemas.codec import encode

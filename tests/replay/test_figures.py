@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import chi2
 
 from kernels import kalman
-from replay.figures import NIS_95, Consistency, consistency, errors, plain, spread, verdict
+from replay.score.figures import NIS_95, Consistency, consistency, errors, plain, spread, verdict
 
 
 def test_errors_are_those_of_the_formulas() -> None:

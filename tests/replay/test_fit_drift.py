@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from kernels import kalman
-from replay.fit_drift import FALSE_ALARMS, TAIL, DriftLimit, drift_limit, excursions
+from replay.fit.drift import FALSE_ALARMS, TAIL, DriftLimit, drift_limit, excursions
 from tests.replay.test_fit_noise import Q_TRUE, R_TRUE, settings_row, wandering
 
 Array = NDArray[np.float64]

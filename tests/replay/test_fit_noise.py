@@ -9,8 +9,8 @@ from scipy.stats import multivariate_normal
 
 from kernels import kalman
 from plant import datasets
-from replay.fit_noise import NoiseFit, fit_noise
-from replay.interval import TooFewReadings
+from replay.fit.interval import TooFewReadings
+from replay.fit.noise import NoiseFit, fit_noise
 
 Array = NDArray[np.float64]
 Q_TRUE, R_TRUE = 1e-3, 0.25

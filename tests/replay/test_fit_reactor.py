@@ -11,9 +11,9 @@ from scipy.stats import binom
 
 from bench import fit_coverage
 from kernels.models import MODELS
-from replay.fit_reactor import ReactorFit, fit_reactor
-from replay.interval import TooFewReadings
-from replay.reactor_span import Signal, Span, span_of
+from replay.fit.interval import TooFewReadings
+from replay.fit.reactor import ReactorFit, fit_reactor
+from replay.fit.reactor_span import Signal, Span, span_of
 
 Array = NDArray[np.float64]
 BATCH, TANK = MODELS["batch_reactor"], MODELS["cstr"]

@@ -12,9 +12,9 @@ from confluent_kafka import KafkaError, Producer
 from confluent_kafka.admin import AdminClient
 
 from cli.rescaling import Rescale
-from replay.agreement import OUTPUTS, Range, agree
+from replay.compare.agreement import OUTPUTS, Range, agree
 from replay.mirror import FOLLOWED, Mirror, ends_of
-from replay.topic import Reader
+from replay.sources.topic import Reader
 from runtime import topic_watch
 from runtime.config import Kafka
 from runtime.exit_codes import RESTART_ME

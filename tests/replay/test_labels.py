@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from plant.datasets import DIRECTORY, NAB_WINDOWS, load
-from replay import labels
-from replay.labels import Signalled, Window, detect, merged, runs_of
-from replay.moments import shown
-from replay.results import ResultError
+from replay.results.finished import ResultError
+from replay.score import labels
+from replay.score.labels import Signalled, Window, detect, merged, runs_of
+from replay.score.moments import shown
 
 S = 1_000_000_000
 SPAN = (0, 100 * S)

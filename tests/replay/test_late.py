@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels.stages import STAGES
-from replay.joining import Dictionary, joined
-from replay.late import Arrived, has_late, moves_of
-from replay.raw import Raw
-from replay.reordered import Moves
+from replay.correct.late import Arrived, has_late, moves_of
+from replay.correct.reordered import Moves
+from replay.fold.joining import Dictionary, joined
+from replay.sources.raw import Raw
 from runtime.config import Plant
 from schemas.frames import Frame
 from schemas.quality import Mark, Test

@@ -10,11 +10,11 @@ from confluent_kafka.admin import AdminClient
 from typer.testing import CliRunner
 
 from cli.main import app
-from replay.archive import archive
-from replay.provenance import Provenance, loaded
+from replay.archive.writing import archive
+from replay.results.provenance import Provenance, loaded
 from replay.run import Request, replay
-from replay.span import SpanError
-from replay.topic import SourceError, spans_of
+from replay.sources.span import SpanError
+from replay.sources.topic import SourceError, spans_of
 from runtime.config import Kafka, Plant
 from schemas.topics import RAW
 from tests.replay.raw_topic import MIDNIGHT_MS, PARTITIONS, fill, raw_topic

@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from queries.api import Queries
+from replay.results.writers import WriteError, run_kafka
 from replay.run import Request, Result, replay
-from replay.topic import TopicSource, spans_of
+from replay.sources.topic import TopicSource, spans_of
 from replay.workers import ReplayError
-from replay.writers import WriteError, run_kafka
 from runtime.config import Influxdb, Kafka, Plant, Sink
 from schemas.codec import decode
 from schemas.topics import ALERTS, ESTIMATES, STATE

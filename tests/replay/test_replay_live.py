@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, Producer
 
-from replay.records import RawRecord
+from replay.results.writers import RUN_TOPICS, WriteError, run_kafka
 from replay.run import Request, Result, replay
-from replay.span import SpanError, bounds_of, reader_settings
-from replay.topic import TopicSource
-from replay.writers import RUN_TOPICS, WriteError, run_kafka
+from replay.sources.records import RawRecord
+from replay.sources.span import SpanError, bounds_of, reader_settings
+from replay.sources.topic import TopicSource
 from runtime.config import Kafka, Plant
 from runtime.kafka import client_settings, create_topics
 from runtime.load import load

@@ -14,14 +14,14 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from replay import results
-from replay.figures import errors
-from replay.labels import Window
-from replay.results import ResultError
-from replay.score import model_of, score_run
-from replay.scores import Against, pooled
-from replay.signals import Choice, choice
-from replay.truth import Line, Truth
+from replay.results import finished as results
+from replay.results.finished import ResultError
+from replay.score.figures import errors
+from replay.score.labels import Window
+from replay.score.scores import Against, pooled
+from replay.score.scoring import model_of, score_run
+from replay.score.signals import Choice, choice
+from replay.score.truth import Line, Truth
 from schemas.quality import Test
 from tests.replay.made_runs import SECOND_NS, START_NS, frames, settings, write
 

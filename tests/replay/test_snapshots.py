@@ -1,5 +1,5 @@
-from replay.lane import within
-from replay.snapshots import Found, fitting
+from replay.fold.lane import within
+from replay.fold.snapshots import Found, fitting
 
 
 def row(position: int, seq: int, source: str = "a", epoch: int = 1) -> Found:

@@ -4,8 +4,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from replay.raw import Raw
-from replay.tables import LAYOUT, READINGS, Folder
+from replay.results.tables import LAYOUT, READINGS, Folder
+from replay.sources.raw import Raw
 from schemas.frames import EstimateFrame
 from schemas.records import TwinState
 from tests.kernels.frame_strategies import EVERYTHING, frames_of, random_events, run

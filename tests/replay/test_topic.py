@@ -7,7 +7,7 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from replay.topic import LostRecords, Reader, only, spans_of
+from replay.sources.topic import LostRecords, Reader, only, spans_of
 from runtime.config import Kafka
 
 TOPIC = "source-test"

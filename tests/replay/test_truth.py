@@ -12,10 +12,10 @@ from kernels import kalman
 from kernels.estimation_params import EstimationParams
 from plant.journal import Journal
 from plant.samples import Sample
-from replay import truth
-from replay.moments import moment_ns, shown
-from replay.results import ResultError
-from replay.truth import Line, smoothed
+from replay.results.finished import ResultError
+from replay.score import truth
+from replay.score.moments import moment_ns, shown
+from replay.score.truth import Line, smoothed
 from tests.replay.made_runs import SECOND_NS, START_NS, settings
 
 ROW = EstimationParams(settings()).table("R101", ("temperature",), ("degC",))[0]

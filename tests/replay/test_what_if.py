@@ -6,9 +6,9 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from replay.provenance import params_digest
+from replay.results.provenance import params_digest
 from replay.run import Request, RequestError
-from replay.span import SpanError, duration_s, time_ms
+from replay.sources.span import SpanError, duration_s, time_ms
 from runtime.config import Plant
 from runtime.load import ConfigurationError, load, load_changed
 

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from replay import workers
-from replay.records import Batches, RawRecord
-from replay.topic import SourceError
+from replay.results.writers import FolderWriter, NoWriter, Writer
+from replay.sources.records import Batches, RawRecord
+from replay.sources.topic import SourceError
 from replay.workers import Counts, Piece, Plan, ReplayError, Task, Told
-from replay.writers import FolderWriter, NoWriter, Writer
 from runtime.partitions import home_partition
 from tests.kernels.frame_strategies import Reading
 from tests.replay.test_chain import STEPS, frames, record

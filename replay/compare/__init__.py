@@ -1,0 +1,1 @@
+"""Is it the same, to the byte? What differs first, and what was the state before it?"""

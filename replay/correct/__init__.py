@@ -1,0 +1,1 @@
+"""Late readings, folded again as if they had come in order."""

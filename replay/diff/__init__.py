@@ -1,0 +1,1 @@
+"""What other settings changed, reading by reading."""

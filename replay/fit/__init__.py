@@ -1,0 +1,1 @@
+"""Noise and reactor parameters that readings tell, with their intervals."""

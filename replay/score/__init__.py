@@ -1,0 +1,1 @@
+"""How good it was: errors, consistency, detection, coverage, latency."""

@@ -1,0 +1,1 @@
+"""Where raw records come from: topics, archives, both as one log."""
