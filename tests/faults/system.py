@@ -361,7 +361,9 @@ class System:
     @contextmanager
     def silent(self, within_s: float = DRAIN_S) -> Iterator[None]:
         """For the block no connector writes, whose heartbeats would go on for ever, and the agents have done it all."""
-        pids = [self.send_signal(name, signal.SIGSTOP) for name in self.connectors]
+        pids: list[int] = []
+        for name in self.connectors:  # one that stood still before may be about to leave, and its pid be another then
+            self.rig.wait_for(lambda name=name: self._stands_still(name, pids), f"{name} stands still", within_s)  # type: ignore[misc]
         try:
             self.drain_agents(within_s)
             yield
@@ -369,6 +371,12 @@ class System:
             for pid in pids:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
+
+    def _stands_still(self, name: str, pids: list[int]) -> bool:
+        with suppress(ProcessLookupError, psutil.Error):
+            pids.append(self.send_signal(name, signal.SIGSTOP))
+            return psutil.Process(pids[-1]).status() == psutil.STATUS_STOPPED
+        return False
 
     def check(self, told: bool = False) -> dict[str, Any]:
         """Fold raw in one process, and let the checker compare journal, topics, states and InfluxDB with it."""

@@ -109,15 +109,28 @@ def running_workers(rig: Rig, env: dict[str, str], count: int, log: Path) -> Ite
 
 
 def copy(system: System, raw: list[Record], prefix: str, paced: bool) -> None:
-    """Write raw records to the raw topic of a prefix, as they were; paced: at four times the rate of the recording."""
+    """Write raw records to the raw topic of a prefix, as they were; paced: at four times the rate of the recording.
+
+    In each partition in the order of their offsets: times are those of several writers, and do not always grow.
+    """
     producer = Producer({**client_settings(system.plant.kafka), "message.max.bytes": MAX_RECORD_BYTES})
     first_ms, began_s = min(time_ms for _, time_ms, _, _ in raw), time.monotonic()
-    for partition, time_ms, key, value in sorted(raw, key=lambda record: record[1]):
+    for partition, time_ms, key, value in in_time(raw):
         if paced:
             time.sleep(max(0.0, (time_ms - first_ms) / 4000 - (time.monotonic() - began_s)))
         producer.produce(RAW.full_name(prefix), value, key, partition)
         producer.poll(0)
     assert producer.flush(60) == 0
+
+
+def in_time(raw: list[Record]) -> list[Record]:
+    """Records of all partitions by time, where a record has at least the time of those before it in its partition."""
+    newest_ms: dict[int, int] = {}
+    timed = []
+    for partition, time_ms, key, value in raw:
+        newest_ms[partition] = max(newest_ms.get(partition, 0), time_ms)
+        timed.append((partition, newest_ms[partition], key, value))
+    return sorted(timed, key=lambda record: record[1])
 
 
 def digests(system: System, prefix: str) -> Digests:
