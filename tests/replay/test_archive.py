@@ -95,6 +95,7 @@ def test_other_tools_read_the_files(kafka: str, tmp_path: Path) -> None:
     assert first == sorted(first)
 
 
+@pytest.mark.soak
 def test_kill_at_any_moment_loses_and_doubles_nothing(kafka: str, tmp_path: Path) -> None:
     """Killed before and after fsyncs and renamings, what the manifest says is there; the next run completes it."""
     plant = raw_topic(kafka, "arch-kill")

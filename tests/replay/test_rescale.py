@@ -17,7 +17,7 @@ from services.stack import Stack
 from tests.faults.rig import Outcome, Rig
 from tests.faults.system import Load, System, running
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.services, pytest.mark.soak, pytest.mark.timeout(600)]
 LOAD = Load(assets=6, tags=6, rate_hz=2.0)
 FLOWS_S = 120.0
 

@@ -175,6 +175,7 @@ def arguments_of_all_processes() -> list[str]:
     return lines
 
 
+@pytest.mark.soak
 def test_a_rescale_and_a_replay_have_the_rights_they_need(services: SecuredStack, system: System) -> None:
     """The administrator rescales while everything runs: on the new topics every process has its rights, and the next
     reading comes through. A replay of it all, made and compared by their own users, is equal to the byte."""
