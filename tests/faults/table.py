@@ -11,7 +11,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,8 @@ def run_table(rows: Iterable[int], seeds: Sequence[int], short: bool, jobs: int,
         return run_row_alone(*job, short)
 
     with ThreadPoolExecutor(jobs) as pool:
-        for report in pool.map(run_one, wanted):
+        for ended in as_completed([pool.submit(run_one, job) for job in wanted]):
+            report = ended.result()
             reports.append(report)
             write(out, reports)
             print(one_line(report), flush=True)

@@ -180,6 +180,10 @@ def test_a_rescale_and_a_replay_have_the_rights_they_need(services: SecuredStack
     """The administrator rescales while everything runs: on the new topics every process has its rights, and the next
     reading comes through. A replay of it all, made and compared by their own users, is equal to the byte."""
     admin = {"KAFKA_USERNAME": ADMIN, "KAFKA_PASSWORD": services.security.users[ADMIN]}
+    before = Client(services, "R101")
+    assert before.publish("reactor/R101/sensor/level", "0.5") == "Success"
+    before.close()
+    until(lambda: system.twin("query", "latest", "R101", "level").stdout, "the reading before it is stored")
     refused = system.twin("rescale", "--partitions", "3")
     assert refused.returncode == 1
     rescaled = system.twin("rescale", "--partitions", "3", env=admin)

@@ -22,8 +22,8 @@ COMPACTED_S = 180.0
 SHRUNK = 0.5  # at most so many of the records ever written are left
 LOAD = Load(assets=3)  # fewer than partitions, so at least one partition has no row
 COMPACT = {
-    "segment.ms": "1000", "min.cleanable.dirty.ratio": "0.01", "max.compaction.lag.ms": "1000",
-    "delete.retention.ms": "100",
+    "segment.ms": "1000", "min.cleanable.dirty.ratio": "0.01", "min.compaction.lag.ms": "0",
+    "max.compaction.lag.ms": "1000", "delete.retention.ms": "100",
 }  # fmt: skip
 
 
