@@ -233,6 +233,7 @@ def alerts(kafka: Kafka, prefix: str) -> list[str]:
     return [alert.message for alert in found if isinstance(alert, Alert) and alert.kind == "spool"]
 
 
+@pytest.mark.soak
 @pytest.mark.kill
 def test_what_exceeds_the_bounds_is_told_and_the_rest_drains(broker: Kafka, tmp_path: Path) -> None:
     """In one outage of Kafka: a full spool holds back a field that can wait and loses nothing; where the field cannot

@@ -215,6 +215,7 @@ def complaints(kafka: Kafka) -> list[int]:
     )
 
 
+@pytest.mark.soak
 def test_ended_after_every_step_it_ends_as_if_it_never_had_been(old: Kafka) -> None:
     """A run that dies after each of its steps in turn is resumed each time; what the old topics took is in the new ones
     once, whenever it came. Rolled back, and killed in that as well, it is in the old ones once."""

@@ -107,6 +107,7 @@ def counted(kafka: Kafka) -> set[tuple[str, int, int]]:
 ALL = {(asset, seq, seq + 1) for asset in ASSETS for seq in range(FRAMES)}
 
 
+@pytest.mark.soak
 def test_agents_that_stick_end_and_the_next_goes_on(kafka: str, tmp_path: Path, started: list[Stuck]) -> None:
     """An agent whose event loop sleeps or is kept busy by a C function that lets no other thread run, whose records do
     not advance or whose recovery does not end leaves with 75 in time, with the reason; the next one applies every frame
