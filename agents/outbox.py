@@ -7,16 +7,18 @@ ends. So every frame is preceded in its topic by its predecessor, whoever wrote 
 """
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from runtime.config import Kafka
 from runtime.health import HEALTH
-from runtime.kafka import client_settings
+from runtime.kafka import client_settings, learn_topics
 from runtime.metrics import RETRIES
 from runtime.topic_watch import TopicWatch
 from runtime.watchdog import leave
@@ -25,6 +27,7 @@ from schemas.topics import MAX_RECORD_BYTES
 log = logging.getLogger(__name__)
 
 POLL_S = 0.5
+LEARN_S = 2.0
 LOOP = "producer's thread"
 ROOM_S = 0.01
 GATHER_S = 0.02
@@ -65,13 +68,13 @@ def _wake(waiter: "asyncio.Future[None]") -> None:
 
 
 class Outbox:
-    """The producer of one agent process. Called from the event loop only."""
+    """The producer of one agent process, which writes to these topics. Called from the event loop only."""
 
-    def __init__(self, kafka: Kafka) -> None:
+    def __init__(self, kafka: Kafka, topics: Sequence[str]) -> None:
         self._producer = Producer(_settings(kafka))
         self._topics = TopicWatch(kafka, self._producer, HEALTH)
         self._stopping = False
-        self._thread = threading.Thread(target=self._poll, name="outbox", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(topics,), name="outbox", daemon=True)
         self._thread.start()
 
     async def send(self, receipts: Receipts, topic: str, key: bytes, value: bytes, partition: int) -> None:
@@ -102,8 +105,10 @@ class Outbox:
         self._thread.join(POLL_S + 1)
         self._producer.flush(timeout_s)
 
-    def _poll(self) -> None:
+    def _run(self, topics: Sequence[str]) -> None:
         try:
+            with contextlib.suppress(KafkaException):  # then a first record may wait for a second
+                learn_topics(self._producer, topics, LEARN_S)
             while not self._stopping:
                 HEALTH.beat(LOOP)
                 if self._producer.poll(POLL_S):

@@ -109,7 +109,8 @@ class Process:
     def _build(self) -> None:
         agents = self.plant.agents
         sources = frozenset(t.full_name(self.plant.kafka.prefix) for t in self.sources)
-        self.outbox = Outbox(self.plant.kafka)
+        written = [t.full_name(self.plant.kafka.prefix) for t in topics_of(self.name) if self.name in t.writers]
+        self.outbox = Outbox(self.plant.kafka, written)
         group = app_id(self.name, self.plant.kafka.prefix)
         self.reader = Reader(self.plant.kafka, group, agents.gather_s, HOPS.get(self.name, 0))
         self.ownership = Ownership(sources, self._on_assigned, self._on_revoked, self.reader)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
@@ -49,6 +50,7 @@ LOOP = "Kafka thread"
 TENDING = "thread that renews the Kafka client and keeps the spool"
 QUEUE_KBYTES = 128 * 1024  # records in memory
 POLL_S = 0.1
+LEARN_S = 2.0
 TICK_S = 0.2
 SILENCE_S = 10.0  # unconfirmed for so long is unhealthy, even where librdkafka reports no error
 STOP_S = 10.0  # for a disk that is slow
@@ -218,8 +220,13 @@ class Delivery:
         """Runs in the watch's thread. Records, and the spool's rows, have configured names until Kafka's client has
         them, so a spool may be written for one generation and go to the next."""
         topics = (RAW_TOPIC, REJECTED_TOPIC, ALERTS_TOPIC)
+        names = {t.full_name(self._kafka.prefix): t.full_name(kafka.prefix) for t in topics}
+        client = self._client
+        if client is not None:
+            with suppress(KafkaException):  # then a first record may wait for a second
+                client.learn(names.values(), LEARN_S)
         with self._changed:
-            self._names = {t.full_name(self._kafka.prefix): t.full_name(kafka.prefix) for t in topics}
+            self._names = names
             self._at_work = kafka
             self.feed()
 

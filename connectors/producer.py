@@ -12,7 +12,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from runtime.config import Kafka
 from runtime.exit_codes import BAD_CONFIGURATION, RESTART_ME
-from runtime.kafka import client_settings, untimed
+from runtime.kafka import client_settings, learn_topics, untimed
 from runtime.partitions import home_partition
 from schemas.frames import Frame
 from schemas.topics import MAX_RECORD_BYTES
@@ -129,6 +129,10 @@ class Client:
     def list_topics(self, timeout_s: float) -> Any:
         """Kafka's answer. Raises KafkaException."""
         return self._producer.list_topics(timeout=timeout_s)
+
+    def learn(self, topics: Iterable[str], timeout_s: float) -> None:
+        """So that their first records do not wait. Raises KafkaException."""
+        learn_topics(self._producer, topics, timeout_s)
 
     def retire(self) -> list[Record]:
         """Give up. What is not confirmed now, in order; it may still reach Kafka."""

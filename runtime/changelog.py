@@ -15,7 +15,7 @@ from typing import NamedTuple
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from runtime.config import Kafka
-from runtime.kafka import client_settings
+from runtime.kafka import client_settings, close_aside
 from runtime.metrics import RETRIES
 from schemas.codec import DecodeError, decode_as, encode
 from schemas.states import StageState
@@ -95,7 +95,7 @@ def recover(
                 read += 1
             beat(read)
     finally:
-        consumer.close()
+        close_aside(consumer)
     return Recovered(rows, partition_of, frozenset(overtaken), read)
 
 

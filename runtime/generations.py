@@ -13,7 +13,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from runtime.config import Kafka
-from runtime.kafka import client_settings, reached
+from runtime.kafka import client_settings, close_aside, reached
 from schemas.generations import SETTINGS, Generation, Plan, PlanError, topic_name
 
 #: NUMBER:PREFIX:PARTITIONS. A process with this works with that generation and no other: those of a rescale.
@@ -97,7 +97,7 @@ class PlanReader:
 
     def close(self) -> None:
         """Let go of the connection."""
-        self._consumer.close()
+        close_aside(self._consumer)
 
 
 def write(kafka: Kafka, plan: Plan) -> None:

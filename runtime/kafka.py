@@ -1,11 +1,12 @@
 """Kafka's client settings from the configuration, and the topics of `schemas/topics.py` made and compared."""
 
 import re
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 
 from runtime.config import Kafka
@@ -17,6 +18,8 @@ _NOT_ALLOWED = {"TOPIC_AUTHORIZATION_FAILED", "CLUSTER_AUTHORIZATION_FAILED"}
 #: The longest that a client waits before it looks for a broker again, but for librdkafka's jitter of up to half of it.
 #: Its default lets a broker that is back wait for 10 s, and everything behind that client with it.
 RECONNECT_MS = 1000
+#: When a thread of ours ends a client that was asked something at a start; until then its user has forgotten it.
+END_AFTER_S = 1.0
 
 
 class TopicMismatch(RuntimeError):
@@ -60,7 +63,36 @@ def reached(kafka: Kafka, timeout_s: float) -> AdminClient:
     except KafkaException as error:
         admin.poll(0)  # the answer is only "no broker"; a wrong password or certificate is told to the callback
         raise KafkaException(error.args[0], *causes[:1]) from error
+    end_later(admin)
     return admin
+
+
+def end_later(client: AdminClient) -> None:
+    """Let a thread end this client when its user has forgotten it.
+
+    librdkafka takes up to a second to end one, and a process that starts asks several one after the other.
+    """
+
+    def end(kept: list[AdminClient]) -> None:
+        time.sleep(END_AFTER_S)
+        kept.clear()
+
+    threading.Thread(target=end, args=([client],), name="kafka-end", daemon=True).start()
+
+
+def close_aside(consumer: Consumer) -> None:
+    """Close a consumer of no group in a thread: it takes up to a second, and nothing depends on it."""
+    threading.Thread(target=consumer.close, name="kafka-close", daemon=True).start()
+
+
+def learn_topics(producer: Producer, names: Iterable[str], timeout_s: float) -> None:
+    """Let a producer learn where the partitions of these topics are. Raises KafkaException.
+
+    The first record of a topic that it does not know waits until librdkafka looks for what it does not know, which is
+    once a second; to ask for all topics at once teaches it none.
+    """
+    for name in names:
+        producer.list_topics(name, timeout=timeout_s)
 
 
 def topics_of(role: str) -> tuple[Topic, ...]:
