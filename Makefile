@@ -38,7 +38,7 @@ sbom: setup ## bill of materials of what is locked: sbom.json, CycloneDX
 
 test: check services ## everything that proves the project, on real services
 	.venv/bin/python -m pytest --numprocesses 2 --dist worksteal -m "not services and not kill"
-	.venv/bin/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder \
+	.venv/bin/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder \
 		-m "(services or kill) and not soak"
 
 soak: services ## what takes minutes each: more seeds, longer runs, real data sets, more rows of the table of faults
