@@ -66,7 +66,7 @@ class Told:
 
     def covers(self, sent: Sent) -> bool:
         """Whether a reading belongs into the hole: by its own time, or by when it was sent."""
-        return self.from_ns < sent.time_ns < self.to_ns or self.from_ns < sent.sent_ns < self.to_ns
+        return self.from_ns <= sent.time_ns < self.to_ns or self.from_ns <= sent.sent_ns < self.to_ns
 
 
 class TagReadings:

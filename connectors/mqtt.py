@@ -87,11 +87,11 @@ class Connector:
         start_ns = time.time_ns()
         self._framer = Framer(config.id, start_ns, config.framing)
         self._memory = Memory(config.state_dir, config.id, start_ns)
-        for asset in self._memory.last_arrival_ns:
+        for asset in self._memory.heard_until_ns:
             self._framer.expect(asset, start_ns)
         spooling = Spooling(directory=config.state_dir, connector_id=config.id, limits=config.spool, drops=True)
         self._delivery = Delivery(plant.kafka, STAGE, HEALTH, spooling if config.qos == 0 else None)
-        self._session = Session(config, HEALTH, self._gap_for_each, resumes=bool(self._memory.last_arrival_ns))
+        self._session = Session(config, HEALTH, self._gap_for_each, resumes=bool(self._memory.heard_until_ns))
         self._silence = Silence(config, HEALTH)
         self._reducer = Reducer(plant)
         self._has_units = any("unit" in values for values in plant.tags.values())
@@ -188,7 +188,7 @@ class Connector:
         for reading in readings:
             self._add(reading, message)
         if names is not NAMELESS:
-            self._memory.last_arrival_ns[names.asset] = message.arrival_time_ns
+            self._memory.hear(names.asset, message.arrival_time_ns, readings)
         message.payload = b""
 
     def _add(self, reading: Reading, message: Message) -> None:
@@ -264,12 +264,12 @@ class Connector:
             self._session.acknowledge(done)
 
     def _gap_for_each(self, cause: str) -> None:
-        """Tell of every asset that since its last message some may be missing."""
+        """Tell of every asset that from the time of its last message on some may be missing."""
         now_ns = time.time_ns()
-        for asset, from_ns in self._memory.last_arrival_ns.items():
+        for asset, from_ns in self._memory.heard_until_ns.items():
             gap = Gap(from_ns=from_ns, to_ns=max(from_ns, now_ns), cause=cause)
             self._framer.gap(asset, gap, (), now_ns)
 
     def _gap_for_all(self, gap: Gap, now_ns: int) -> None:
-        for asset in self._memory.last_arrival_ns:
+        for asset in self._memory.heard_until_ns:
             self._framer.gap(asset, gap, (), now_ns)

@@ -6,22 +6,36 @@ lost together with the session would leave no gap. A small JSON file, replaced a
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+
+from connectors.framer import Reading
 
 log = logging.getLogger(__name__)
 
 SAVE_S = 2.0
+OLDEST_S = 86_400.0  # a device that is behind by more has lost its clock
 FORGET_S = 30 * 86_400.0  # an asset that was not heard for so long is gone for good
 
 
 class Memory:
-    """`last_arrival_ns`: arrival of the newest message per asset. A file that cannot be used is told once."""
+    """`heard_until_ns`: per asset, what may be missing if nothing comes any more is not older than this. A file that
+    cannot be used is told once.
+    """
 
     def __init__(self, directory: Path, connector_id: str, now_ns: int) -> None:
         self._path = directory.expanduser() / f"{connector_id}.assets.json"
         self._saved_ns = now_ns
         self._complained = False
-        self.last_arrival_ns = self._load(now_ns)
+        self.heard_until_ns = self._load(now_ns)
+
+    def hear(self, asset: str, arrival_ns: int, readings: Sequence[Reading]) -> None:
+        """A message has come. Those behind it may have been measured at the same time and long before it arrived: so
+        it is the message's own time that counts, unless its device has no idea of the time.
+        """
+        newest_ns = max((reading.source_time_ns for reading in readings), default=arrival_ns)
+        is_a_time = arrival_ns - newest_ns < OLDEST_S * 1e9
+        self.heard_until_ns[asset] = min(newest_ns, arrival_ns) if is_a_time else arrival_ns
 
     def save(self, now_ns: int, at_once: bool = False) -> None:
         """Write the file if it is time to."""
@@ -31,7 +45,7 @@ class Memory:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             fresh = self._path.with_suffix(".new")
-            fresh.write_text(json.dumps(self.last_arrival_ns), "utf-8")
+            fresh.write_text(json.dumps(self.heard_until_ns), "utf-8")
             fresh.replace(self._path)
         except OSError as error:
             self._complain(f"cannot be written ({error.strerror})")

@@ -29,7 +29,9 @@ class Identity(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gap:
-    """A hole the connector knows of. Times in ns since 1970; `lost` is None where the number is unknown."""
+    """A hole the connector knows of: readings that were measured or sent from `from_ns` to `to_ns` may be missing.
+    Times in ns since 1970; `lost` is None where the number is unknown.
+    """
 
     from_ns: int
     to_ns: int
