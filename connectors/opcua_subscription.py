@@ -73,7 +73,8 @@ class Subscription:
         self._item_ids = [0] * len(items)  # 0: none
         self._publishing_ms = self._config.publishing_s * 1000
         self._keepalive_count = 1
-        self._after_outage = False  # nobody asked for a while: a server's queues may have overflowed
+        self._outages = 0  # times in which nobody asked, so that the server's queues may have overflowed
+        self._made_up = 0  # so many of them: what the server had kept has come
         self.absent: dict[int, int] = {}  # handle → status
         self.suspicious = asyncio.Event()  # something changed on the server: look at all items now
 
@@ -116,7 +117,7 @@ class Subscription:
         except ua.UaStatusCodeError as error:
             log.info("the server no longer has our subscription (%s)", describe(error))
             return False
-        self._after_outage = True
+        self._outages += 1
         self._memory.keep(self._resumable())
         return True
 
@@ -156,12 +157,13 @@ class Subscription:
         """See whether we stood still. A plain callback, so that it runs before anybody sees what came meanwhile."""
         now_s = time.monotonic()
         if now_s - last_s > TICK_S + STANDSTILL_S:
-            self._after_outage = True
+            self._outages += 1
         self._next_tick = asyncio.get_running_loop().call_later(TICK_S, self._tick, now_s)
 
     async def _run(self) -> None:
         acknowledge: list[int] = []
         while True:
+            asked = self._outages
             answer = await self._publish(acknowledge)
             if answer is None:
                 continue
@@ -170,9 +172,9 @@ class Subscription:
                     f"the server publishes for subscription {answer.subscription}, ours is {self._id}"
                 )
             began_s = time.monotonic()
-            await self._receive(answer)
+            await self._receive(answer, asked)
             if time.monotonic() - began_s > self._publishing_ms / 1000:
-                self._after_outage = True  # Kafka made us wait, and the server had nobody to publish to meanwhile
+                self._outages += 1  # Kafka made us wait, and the server had nobody to publish to meanwhile
             processed = [n for n in answer.available if missing(self._memory.sequence, n) is None]
             message = answer.notification
             own = [] if message.keep_alive or message.sequence in processed else [message.sequence]
@@ -191,7 +193,9 @@ class Subscription:
         except TimeoutError:
             raise SubscriptionLost(f"no notification and no keep-alive for {patience_s:.1f} s") from None
 
-    async def _receive(self, answer: Published) -> None:
+    async def _receive(self, answer: Published, asked: int) -> None:
+        """`asked`: outages before the request. A request of before an outage may have been answered at its beginning,
+        so its answer does not show what the queues held at its end."""
         message = answer.notification
         numbers = missing(self._memory.sequence, message.sequence)
         if numbers is None:
@@ -200,13 +204,13 @@ class Subscription:
             return
         if numbers:
             await self._make_up(numbers, answer.available)
-        await self._take(message, self._after_outage)
-        all_came = 0 < len(message.values) < NOTIFICATIONS_MAX
-        self._after_outage = self._after_outage and not all_came
+        await self._take(message, self._outages > self._made_up)
+        if 0 < len(message.values) < NOTIFICATIONS_MAX:
+            self._made_up = asked
         if not message.keep_alive:
             self._memory.sequence = message.sequence
 
-    async def _take(self, message: Notification, may_have_overflowed: bool = False) -> None:
+    async def _take(self, message: Notification, may_have_overflowed: bool) -> None:
         if message.values:
             await self._intake.take(message.values, may_have_overflowed)
         for status in message.status_changes:
@@ -216,7 +220,10 @@ class Subscription:
             self.suspicious.set()
 
     async def _make_up(self, numbers: list[int], available: list[int]) -> None:
-        """Republish what was missed, in order; what the server no longer has leaves a hole per item."""
+        """Republish what was missed, in order; what the server no longer has leaves a hole per item.
+
+        The server put them together when nobody took them, perhaps out of queues that had overflowed.
+        """
         held = set(available)
         for number in numbers:
             message = await self._republish(number) if number in held else None
@@ -224,7 +231,7 @@ class Subscription:
                 log.warning("notification %d is lost", number)
                 self._intake.lost("notifications lost")
                 continue
-            await self._take(message)
+            await self._take(message, may_have_overflowed=True)
             self._memory.sequence = number
 
     async def _republish(self, number: int) -> Notification | None:
