@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, KafkaException, TopicPartition
 
 from runtime.config import Kafka
 from runtime.kafka import client_settings
@@ -79,10 +79,12 @@ class Pulse:
     def _follow(self) -> None:
         quiet = logging.getLogger("pulse.librdkafka")
         quiet.setLevel(logging.CRITICAL)
-        settings = {**client_settings(self._kafka), "group.id": "pulse", "reconnect.backoff.max.ms": 500}
-        consumer = Consumer(settings | {"auto.offset.reset": "latest"}, logger=quiet)
+        settings = client_settings(self._kafka) | {"reconnect.backoff.max.ms": 500, "auto.offset.reset": "latest"}
+        # No group is used: one that has to ask a young broker for its coordinator may wait for ever.
+        settings |= {"group.id": "pulse", "enable.auto.commit": False}
+        consumer = Consumer(settings, logger=quiet)
         topic = STATE.full_name(self._kafka.prefix)
-        consumer.assign([TopicPartition(topic, p) for p in range(self._kafka.partitions)])
+        consumer.assign([TopicPartition(topic, p, OFFSET_END) for p in range(self._kafka.partitions)])
         while not self._ending.is_set():
             with contextlib.suppress(KafkaException):
                 for message in consumer.consume(500, 0.1):
