@@ -58,9 +58,14 @@ def strike(rig: Rig, system: System) -> None:
 
 def damage_memory(rig: Rig, system: System, name: str, kind: Callable[[Path], None], runs: bool) -> None:
     """Damage one of a connector's files of each sort, and let the next process begin with what is left."""
-    folder = system.run_dir / "state"
-    rig.wait_for(lambda: any(folder.glob(f"{name}.*")), f"{name} keeps something in files", PATIENCE_S)
-    files = sorted(folder.glob(f"{name}.*"))
+    files: list[Path] = []
+
+    def kept() -> bool:
+        nonlocal files  # what is being written has no name of its own yet
+        files = sorted(f for f in (system.run_dir / "state").glob(f"{name}.*") if f.suffix != ".new")
+        return bool(files)
+
+    rig.wait_for(kept, f"{name} keeps something in files", PATIENCE_S)
     originals = [f for f in files if ".copy." not in f.name]
     restarts = system.state(name).restarts
     began_s = time.time()
