@@ -162,8 +162,10 @@ def _rejected(frame: Frame, i: int, stage: str) -> Rejected:
 
 @lru_cache(1024)
 def units_array(units: tuple[str, ...]) -> Column:
-    """Units as an array of text, shape (units,), as wide as the longest."""
-    return np.array(units or ("",), np.str_)[: len(units)]
+    """Units as an array of text, shape (units,), as wide as the longest; read-only."""
+    texts = np.array(units or ("",), np.str_)[: len(units)]
+    texts.setflags(write=False)
+    return texts
 
 
 def newest_units(before: StageState, rows: int, frame: Frame, newest: I64) -> Column:
@@ -180,4 +182,5 @@ def newest_units(before: StageState, rows: int, frame: Frame, newest: I64) -> Co
     if old is not None:
         units[: len(old)] = old
     units[touched] = fresh
-    return units
+    # No wider than its texts: a state's bytes tell what it is, not by which units, in which frames, it came to be so.
+    return units_array(tuple(units.tolist()))

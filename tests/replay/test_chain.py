@@ -121,6 +121,21 @@ def test_wide_gives_every_reading_what_as_live_gives(
     assert [list(s.applied) for s in states_of(chain)] == [list(s.applied) for s in states_of(live)]
 
 
+def test_wide_leaves_no_trace_of_a_unit_that_came_and_went() -> None:
+    """A unit that only readings inside of a joined frame had is not in the bytes of the state, as live."""
+    second_ns = 1_000_000_000
+    first_ns = 1_761_474_600 * second_ns
+    events: list[Event] = [
+        Reading(source_ns=first_ns + i * second_ns, arrival_ns=first_ns + i * second_ns, value=85.0, unit=unit)
+        for i, unit in enumerate(("K", "degC", "K"))
+    ]
+    sent = frames(events, [True, True, True])
+    live, _ = fed(map(record, sent))
+    chain, _ = fed(map(record, sent), wide=5)
+    assert [str(s.columns["unit"][0]) for s in states_of(live)[:1]] == ["K"]
+    assert list(map(encode, states_of(chain))) == list(map(encode, states_of(live)))
+
+
 def test_wide_joins_across_sources() -> None:
     """Once all sources are known, frames without a beat, gap or loss between them become one."""
     sent = frames([Reading(source_ns=1_761_474_600_000_000_000 + i * 10**9) for i in range(400)], [True] * 400, 2)
