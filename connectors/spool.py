@@ -21,7 +21,8 @@ ROW_BYTES = 64  # what a row costs beside its contents, roughly
 _UNFINISHED = (".part", ".part-wal", ".part-shm")
 PIECE_ROWS = 256  # rows in memory while a damaged file is read
 _COUNT = struct.Struct("<qqI")
-_SIZE = "total(length(value) + length(key) + length(topic))"
+# In bytes; of a text SQLite would count the characters before a NUL.
+_SIZE = "total(length(value) + length(CAST(key AS BLOB)) + length(CAST(topic AS BLOB)))"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS records (
     id INTEGER PRIMARY KEY, time_ns INTEGER NOT NULL, topic TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL,
@@ -319,7 +320,7 @@ class Spool:
 
 def size_of(topic: str, key: str, value: bytes) -> int:
     """What a record counts in `bytes`."""
-    return len(value) + len(key) + len(topic) + ROW_BYTES
+    return len(value) + len(key.encode()) + len(topic.encode()) + ROW_BYTES
 
 
 def _checksum(number: int, time_ns: int, topic: str, key: str, value: bytes) -> int:
