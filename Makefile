@@ -50,6 +50,9 @@ faults: services ## strike every row of the table of faults; SEEDS=1,2,3 JOBS=2 
 fault: services ## one row of it: ROW=3 SEED=7 (SHORT=1: as in `make test`) LOAD=20x50x2
 	$(if $(LOAD),FAULTS_LOAD=$(LOAD) ).venv/bin/python -m tests.faults --row $(ROW) --seed $(or $(SEED),1) --out fault.json $(if $(SHORT),--short)
 
+explore: setup ## the property tests with examples nobody has tried; `make test` tries the same ones each time
+	.venv/bin/python -m pytest --numprocesses 2 --dist worksteal -m "not services and not kill" --hypothesis-profile explore
+
 fuzz: setup ## fuzz both decoders, guided by coverage; MINUTES=10 each
 	@.venv/bin/python -c 'import atheris' 2>/dev/null || .venv/bin/pip install --quiet \
 		--disable-pip-version-check --require-hashes --no-deps -r tests/fuzz/requirements.lock
@@ -75,4 +78,4 @@ lock: setup ## renew requirements.lock from pyproject.toml
 clean: ## remove what setup and tests made in this folder
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz *.egg-info
 
-.PHONY: help setup services check vulnerabilities sbom test soak faults fault fuzz demo up status down lock clean
+.PHONY: help setup services check vulnerabilities sbom test soak faults fault explore fuzz demo up status down lock clean
