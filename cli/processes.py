@@ -1,11 +1,11 @@
 """What runs on one machine: the processes of a configuration in the order of the flow."""
 
 import os
-import socket
 import sys
 from pathlib import Path
 
 from runtime.config import Plant
+from services.processes import free_port
 from services.spec import ProcessSpec
 
 #: Agents in the order of the flow; connectors stop before them, so what is on its way is finished.
@@ -14,7 +14,6 @@ ADDRESS_KEYS = (
     "KAFKA_BOOTSTRAP", "MQTT_HOST", "MQTT_PORT", "INFLUX_URL", "INFLUX_ORG", "INFLUX_BUCKET", "INFLUX_TOKEN",
     "INFLUX_TOKENS_DIR", "OPCUA_URL",
 )  # fmt: skip
-OPCUA_PORT = 4840
 #: Secrets are given by name; each process has its own and no other.
 KAFKA = ("KAFKA_PASSWORD",)
 
@@ -72,17 +71,5 @@ def external_addresses(plant: Plant) -> dict[str, str]:
         host, port = plant.mqtt[0].address
         found |= {"MQTT_HOST": host, "MQTT_PORT": str(port)}
     if plant.opcua:
-        found["OPCUA_URL"] = plant.opcua[0].url or found.get("OPCUA_URL") or f"opc.tcp://127.0.0.1:{_free_port()}"
+        found["OPCUA_URL"] = plant.opcua[0].url or found.get("OPCUA_URL") or f"opc.tcp://127.0.0.1:{free_port()}"
     return found
-
-
-def _free_port() -> int:
-    """OPC UA's usual port where it is free, else any."""
-    for port in (OPCUA_PORT, 0):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise OSError("no free port on 127.0.0.1")
