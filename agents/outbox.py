@@ -7,7 +7,6 @@ ends. So every frame is preceded in its topic by its predecessor, whoever wrote 
 """
 
 import asyncio
-import contextlib
 import logging
 import threading
 import time
@@ -27,7 +26,6 @@ from schemas.topics import MAX_RECORD_BYTES
 log = logging.getLogger(__name__)
 
 POLL_S = 0.5
-LEARN_S = 2.0
 LOOP = "producer's thread"
 ROOM_S = 0.01
 GATHER_S = 0.02
@@ -107,8 +105,7 @@ class Outbox:
 
     def _run(self, topics: Sequence[str]) -> None:
         try:
-            with contextlib.suppress(KafkaException):  # then a first record may wait for a second
-                learn_topics(self._producer, topics, LEARN_S)
+            learn_topics(self._producer, topics)
             while not self._stopping:
                 HEALTH.beat(LOOP)
                 if self._producer.poll(POLL_S):

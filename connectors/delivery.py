@@ -13,7 +13,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
@@ -50,7 +49,6 @@ LOOP = "Kafka thread"
 TENDING = "thread that renews the Kafka client and keeps the spool"
 QUEUE_KBYTES = 128 * 1024  # records in memory
 POLL_S = 0.1
-LEARN_S = 2.0
 TICK_S = 0.2
 SILENCE_S = 10.0  # unconfirmed for so long is unhealthy, even where librdkafka reports no error
 STOP_S = 10.0  # for a disk that is slow
@@ -223,8 +221,7 @@ class Delivery:
         names = {t.full_name(self._kafka.prefix): t.full_name(kafka.prefix) for t in topics}
         client = self._client
         if client is not None:
-            with suppress(KafkaException):  # then a first record may wait for a second
-                client.learn(names.values(), LEARN_S)
+            client.learn(names.values())
         with self._changed:
             self._names = names
             self._at_work = kafka

@@ -130,9 +130,9 @@ class Client:
         """Kafka's answer. Raises KafkaException."""
         return self._producer.list_topics(timeout=timeout_s)
 
-    def learn(self, topics: Iterable[str], timeout_s: float) -> None:
-        """So that their first records do not wait. Raises KafkaException."""
-        learn_topics(self._producer, topics, timeout_s)
+    def learn(self, topics: Iterable[str]) -> None:
+        """So that their first records do not wait."""
+        learn_topics(self._producer, topics)
 
     def retire(self) -> list[Record]:
         """Give up. What is not confirmed now, in order; it may still reach Kafka."""

@@ -1,5 +1,6 @@
 """Kafka's client settings from the configuration, and the topics of `schemas/topics.py` made and compared."""
 
+import contextlib
 import re
 import threading
 import time
@@ -18,8 +19,10 @@ _NOT_ALLOWED = {"TOPIC_AUTHORIZATION_FAILED", "CLUSTER_AUTHORIZATION_FAILED"}
 #: The longest that a client waits before it looks for a broker again, but for librdkafka's jitter of up to half of it.
 #: Its default lets a broker that is back wait for 10 s, and everything behind that client with it.
 RECONNECT_MS = 1000
-#: When a thread of ours ends a client that was asked something at a start; until then its user has forgotten it.
+#: When a thread of ours ends a client that was asked something at a start; until then its user has forgotten it. One
+#: that is used for longer ends where it is forgotten, and only takes its time there.
 END_AFTER_S = 1.0
+LEARN_S = 2.0
 
 
 class TopicMismatch(RuntimeError):
@@ -85,14 +88,15 @@ def close_aside(consumer: Consumer) -> None:
     threading.Thread(target=consumer.close, name="kafka-close", daemon=True).start()
 
 
-def learn_topics(producer: Producer, names: Iterable[str], timeout_s: float) -> None:
-    """Let a producer learn where the partitions of these topics are. Raises KafkaException.
+def learn_topics(producer: Producer, names: Iterable[str]) -> None:
+    """Let a producer learn where the partitions of these topics are; nothing more where Kafka does not answer soon.
 
     The first record of a topic that it does not know waits until librdkafka looks for what it does not know, which is
     once a second; to ask for all topics at once teaches it none.
     """
-    for name in names:
-        producer.list_topics(name, timeout=timeout_s)
+    with contextlib.suppress(KafkaException):
+        for name in names:
+            producer.list_topics(name, timeout=LEARN_S)
 
 
 def topics_of(role: str) -> tuple[Topic, ...]:

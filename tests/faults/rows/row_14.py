@@ -58,15 +58,13 @@ def strike(rig: Rig, system: System) -> None:
 
 def damage_memory(rig: Rig, system: System, name: str, kind: Callable[[Path], None], runs: bool) -> None:
     """Damage one of a connector's files of each sort, and let the next process begin with what is left."""
-    files: list[Path] = []
 
-    def kept() -> bool:
-        nonlocal files  # what is being written has no name of its own yet
-        files = sorted(f for f in (system.run_dir / "state").glob(f"{name}.*") if f.suffix != ".new")
-        return bool(files)
+    def kept() -> list[Path]:  # what is just being written is not there yet
+        files = sorted((system.run_dir / "state").glob(f"{name}.*"))
+        return [f for f in files if ".copy." not in f.name and f.suffix != ".new"]
 
     rig.wait_for(kept, f"{name} keeps something in files", PATIENCE_S)
-    originals = [f for f in files if ".copy." not in f.name]
+    originals = kept()
     restarts = system.state(name).restarts
     began_s = time.time()
     if not runs:
