@@ -9,7 +9,7 @@ ENV PATH=/opt/process-twin/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACH
 COPY requirements.lock .
 RUN pip install --require-hashes -r requirements.lock
 COPY . .
-RUN pip install --no-deps .
+RUN pip install --no-deps --no-build-isolation .
 
 FROM python:3.11-slim
 RUN useradd --uid 10001 --create-home twin \

@@ -15,7 +15,7 @@ setup: .venv/.installed ## install everything into .venv
 	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python {sys.version.split()[0]} found, 3.11 or newer is needed"'
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	.venv/bin/python -m cli.compile
 	@touch $@
 
@@ -44,10 +44,10 @@ test: check services ## everything that proves the project, on real services
 soak: services ## what takes minutes each: more seeds, longer runs, real data sets, more rows of the table of faults
 	.venv/bin/python -m pytest -m soak
 
-faults: services ## strike every row of the table of faults; SEEDS=1,2,3 JOBS=2 OUT=docs/faults.json LOAD=20x50x2 (assets x tags x Hz)
-	$(if $(LOAD),FAULTS_LOAD=$(LOAD) ).venv/bin/python -m tests.faults --seeds $(or $(SEEDS),1) --jobs $(or $(JOBS),1) --out $(or $(OUT),docs/faults.json)
+faults: services ## strike every row of the table of faults; SEEDS=1,2,3 JOBS=2 CONTINUE=1 OUT=docs/faults.json LOAD=20x50x2
+	$(if $(LOAD),FAULTS_LOAD=$(LOAD) ).venv/bin/python -m tests.faults --seeds $(or $(SEEDS),1) --jobs $(or $(JOBS),1) --out $(or $(OUT),docs/faults.json) $(if $(CONTINUE),--continue)
 
-fault: services ## one row of it: ROW=3 SEED=7 (SHORT=1: as in `make test`) LOAD=20x50x2
+fault: services ## one row of it: ROW=3 SEED=7 (SHORT=1: as in `make test`) LOAD=20x50x2 (assets x tags x Hz)
 	$(if $(LOAD),FAULTS_LOAD=$(LOAD) ).venv/bin/python -m tests.faults --row $(ROW) --seed $(or $(SEED),1) --out fault.json $(if $(SHORT),--short)
 
 explore: setup ## the property tests with examples nobody has tried; `make test` tries the same ones each time

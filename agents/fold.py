@@ -89,6 +89,7 @@ class Fold:
         self._checkpoint_frames = checkpoint_frames
         self._outbox, self._table, self._commit = outbox, table, commit
         self._refuse_zombie, self._fail_point = refuse_zombie, fail_point
+        self._taking = asyncio.Lock()  # a checkpoint begins between two frames: sending may wait in the middle of one
         self._saving = asyncio.Lock()
         self._writing = asyncio.Lock()
         self._term = Term()
@@ -103,29 +104,40 @@ class Fold:
         async with self._writing:
             pass
 
+    def frame(self, tp: Partition, key: bytes | None, value: bytes | None) -> Frame:
+        """The frame in a record. Raises DecodeError, also where its asset's frames do not belong into this partition:
+        they must share one, else its state would be in two places.
+        """
+        frame = cast(Frame, decode_as(value or b"", self._source.record))
+        wrong = misplaced(frame.asset, key, tp.partition, self._partitions)
+        if wrong is not None:
+            raise DecodeError(wrong)
+        return frame
+
     async def take(self, tp: Partition, offset: int, key: bytes | None, value: bytes | None) -> None:
         """Apply one record. The caller saw to it that it is the next of its partition."""
-        term = self._term
-        try:
-            frame = cast(Frame, decode_as(value or b"", self._source.record))
-            self._check_key(frame, key, tp)
-        except DecodeError as error:
-            await self._reject(term, tp, offset, key=key or b"", payload=value or b"", reason=str(error))
-        else:
-            await self._apply(term, tp, offset, frame, value or b"")
-        term.unsaved.next[tp] = offset + 1
-        term.unsaved.frames += 1
+        async with self._taking:
+            term = self._term
+            try:
+                frame = self.frame(tp, key, value)
+            except DecodeError as error:
+                await self._reject(term, tp, offset, key=key or b"", payload=value or b"", reason=str(error))
+            else:
+                await self._apply(term, tp, offset, frame, value or b"")
+            term.unsaved.next[tp] = offset + 1
+            term.unsaved.frames += 1
         if term.unsaved.frames >= self._checkpoint_frames:
             await self.save()
 
     async def save(self) -> None:
         """A checkpoint: all that was taken becomes durable and is acknowledged. One at a time."""
         async with self._saving:
-            term = self._term
-            saved, term.unsaved = term.unsaved, Unsaved()
+            async with self._taking:
+                term = self._term
+                saved, term.unsaved = term.unsaved, Unsaved()
+                changed = [(asset, tp, term.rows[asset]) for asset, tp in saved.changed.items()]
             if not saved.next and not saved.changed:
                 return
-            changed = [(asset, tp, term.rows[asset]) for asset, tp in saved.changed.items()]
             await saved.receipts.wait()
             self._fail_point("outputs")
             async with self._writing:
@@ -155,7 +167,8 @@ class Fold:
         asset, identity = frame.asset, frame.identity
         row = term.rows.get(asset)
         state = self._stage.initial(asset) if row is None else row.state
-        if state.has_applied(identity):
+        read_again = row is not None and offset <= row.position
+        if state.has_applied(identity) or (read_again and state.may_have_forgotten(identity)):
             REPEATED.inc()
             return
         lost = state.lost_before(identity)
@@ -195,12 +208,6 @@ class Fold:
         unsaved.readings += len(frame)
         if len(frame):
             unsaved.newest_ns = int(frame.arrival_time_ns[-1])
-
-    def _check_key(self, frame: Frame, key: bytes | None, tp: Partition) -> None:
-        """An asset's frames must share one partition, else its state would be in two places."""
-        wrong = misplaced(frame.asset, key, tp.partition, self._partitions)
-        if wrong is not None:
-            raise DecodeError(wrong)
 
     async def _send(self, term: Term, tp: Partition, topic: Topic, key: bytes, data: bytes) -> None:
         receipts = term.unsaved.receipts

@@ -83,6 +83,7 @@ class Outbox:
                 leave(f"Kafka refused a record for {topic}: {error.str()} ({error.name()})")
             receipts.confirm()
 
+        receipts.sent += 1  # first: the client's thread may confirm at once
         while True:
             try:
                 self._producer.produce(topic, value, key, partition, on_delivery=delivered)
@@ -90,10 +91,10 @@ class Outbox:
                 await asyncio.sleep(ROOM_S)
             except KafkaException as error:
                 if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                    receipts.sent -= 1
                     raise TooLarge(f"{len(value)} bytes, allowed are {MAX_RECORD_BYTES}") from error
                 leave(f"Kafka's client cannot take a record for {topic}: {error}")
             else:
-                receipts.sent += 1
                 return
 
     def close(self, timeout_s: float) -> None:

@@ -143,11 +143,7 @@ class Process:
         try:
             for tp, position in positions.items():
                 if position.expired:
-                    message = (
-                        f"{self.name}: {position.expired} records of {tp.topic}/{tp.partition} were deleted unread"
-                    )
-                    LOST_FRAMES.inc(position.expired)
-                    await self._warn("retention", tp, f"{message}: retention is too short", position.expired)
+                    await self.tell_deleted(tp, position.expired)
             anew = await self.worker.assigned(positions)
             for tp in anew:
                 start, first = positions[tp].log_start, positions[tp].first
@@ -159,6 +155,12 @@ class Process:
         except Exception as error:
             log.exception("%s: cannot begin", self.name)
             leave(f"{self.name}: cannot begin: {error!r}")
+
+    async def tell_deleted(self, tp: Partition, count: int) -> None:
+        """Say that so many records of a partition expired before they were read."""
+        LOST_FRAMES.inc(count)
+        message = f"{self.name}: {count} records of {tp.topic}/{tp.partition} were deleted unread"
+        await self._warn("retention", tp, f"{message}: retention is too short", count)
 
     async def _warn(self, kind: str, tp: Partition, message: str, value: float) -> None:
         """One log line and one alert."""

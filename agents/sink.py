@@ -155,6 +155,11 @@ class Sink:
                 await self._refuse(received, reason, one, record.tags[record.tag[row]], _arrival_ns(record, row))
             if lines:
                 request.frames.append(record)
+        elif isinstance(record, TwinState):
+            for row, reason in refused:
+                window = record.windows[row]
+                one = encode(replace(record, windows=(window,)))
+                await self._refuse(received, reason, one, window.tag, record.time_ns)
         if lines:
             request.add(lines, received)
 

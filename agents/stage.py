@@ -13,6 +13,7 @@ from typing import Any
 from agents.application import state_table
 from agents.batches import Batches, Handle, Received, alert, heartbeat, reject
 from agents.fold import FailPoint, Fold, Outputs, nothing
+from agents.lookback import holds_frame
 from agents.ownership import Partition, Positions
 from agents.process import Process
 from kernels.stage import Stage
@@ -119,22 +120,24 @@ class StageWorker:
     async def assigned(self, positions: Mapping[Partition, Positions]) -> frozenset[Partition]:
         """Read the changelog of the partitions, check it against them, and begin the fold.
 
-        Gives the partitions that have been worked on and have no state in the changelog: it is lost. Folding all that
-        their log still has builds it again, the same as before where nothing has expired; outputs that come again are
-        dropped by the next stage.
+        Gives the partitions of which frames have been worked on and that have no state in the changelog: it is lost.
+        Folding all that their log still has builds it again, the same as before where nothing has expired; outputs that
+        come again are dropped by the next stage.
         """
         begun = time.monotonic()
         kafka, topic = self._plant.kafka, self._changelog.full_name(self._plant.kafka.prefix)
         source = self._source.full_name(kafka.prefix)
+        group = app_id(self._stage.name, kafka.prefix)
         try:
-            group = app_id(self._stage.name, kafka.prefix)
             partitions = [tp.partition for tp in positions]
             found = await asyncio.to_thread(recover, kafka, topic, partitions, self._beat, group)
             rows = {key.decode(): unpack(row) for key, row in found.rows.items()}
         except (UnreadableRow, DecodeError, UnicodeDecodeError) as error:
             leave(f"changelog {topic} cannot be read: {error}. A state is lost; see docs/decisions/0003", FAILED)
         home = {key.decode(): Partition(source, partition) for key, partition in found.partition_of.items()}
+        read = dict.fromkeys(positions, 0)
         for asset, row in rows.items():
+            read[home[asset]] = max(read[home[asset]], row.position + 1)
             end = positions[home[asset]].log_end
             if row.position >= end:
                 leave(
@@ -142,13 +145,31 @@ class StageWorker:
                     "The topic was made anew: use a new kafka.prefix, or delete the changelog as well",
                     FAILED,
                 )
+        for tp, p in positions.items():
+            # Kafka forgets the offsets of a group that is away for long; the rows still know them.
+            if p.committed is None and 0 < read[tp] < p.log_start:
+                await self._process.tell_deleted(tp, p.log_start - read[tp])
         self._store.data.clear()
         self._store.data.update(found.rows)
         self._fold.begin(rows, {key.decode(): home[key.decode()] for key in found.overtaken})
         took = time.monotonic() - begun
         log.info("%s: %d rows in %d records of %s, %.1f s", self._stage.name, len(rows), found.read, topic, took)
         kept = set(found.partition_of.values())
-        return frozenset(tp for tp, p in positions.items() if tp.partition not in kept and p.first > p.log_start)
+        bare = [tp for tp, p in positions.items() if tp.partition not in kept and p.first > p.log_start]
+        return frozenset([tp for tp in bare if await self._has_had_state(tp, positions[tp].first, group)])
+
+    async def _has_had_state(self, tp: Partition, first: int, group: str) -> bool:
+        """Whether there is a frame before offset `first`: every one that was taken has left a row, garbage has not."""
+
+        def is_frame(key: bytes | None, value: bytes | None) -> bool:
+            try:
+                self._fold.frame(tp, key, value)
+            except DecodeError:
+                return False
+            return True
+
+        kafka = self._plant.kafka
+        return await asyncio.to_thread(holds_frame, kafka, group, tp, first, is_frame=is_frame, beat=self._beat)
 
     def _beat(self, rows_read: int) -> None:
         self._rows_read = rows_read

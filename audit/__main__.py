@@ -57,7 +57,9 @@ def table(report: Report) -> str:
         lines.append(f"{place:22} {faults or 'ok':30} {figures}")
     if (store := report.store) is not None:
         faults = ", ".join(f"{n.upper()} {v:,}" for n in ("missing", "repeated", "altered") if (v := getattr(store, n)))
-        lines.append(f"{'influxdb':22} {faults or 'ok':30} stored {store.stored:,}, imputed {store.imputed:,}")
+        lines.append(
+            f"{'influxdb, readings':22} {faults or 'ok':30} stored {store.stored:,}, imputed {store.imputed:,}"
+        )
     for hole in report.told:
         tags = ", ".join(hole.tags) or "all tags"
         lines.append(

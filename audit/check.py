@@ -9,8 +9,9 @@
     report.examples  # {"raw.missing": ["R101/temperature at 17600…: value 85.1"]}
 
 It shares no code with connectors, agents and kernels but `schemas`. What must hold, and what each fault means, stands
-in `raw`, `answers`, `states`, `rejected` and `match`. Order of the work: raw against the journal; outputs against the
-frames of raw; states; rejected; InfluxDB against the journal without the readings that gap frames tell of.
+in `raw`, `answers`, `states`, `rejected`, `match` and `points`. Order of the work: raw against the journal; outputs
+against the frames of raw; states; rejected; InfluxDB against the journal without the readings that gap frames tell of,
+and against the estimates, states and alerts of the topics.
 
 Beforehand the field must be silent: stop the plant and the connectors (they write heartbeats for ever), let the agents
 run until they have caught up and saved (`agents.checkpoint_s`). The checker waits for that by itself: until no topic
@@ -30,14 +31,16 @@ from typing import Any
 from audit import compare
 from audit.answers import Answers, look_at_estimates, look_at_state, look_at_validated
 from audit.expected import Expected, ExpectedError
-from audit.journal import Journal, Readings, TagName, read
+from audit.holes import Told, told_as_dict
+from audit.journal import Journal, TagName, read
 from audit.kafka import Cluster, Span
-from audit.raw import Raw, Told, told_as_dict
+from audit.points import judge_points
+from audit.raw import Raw
 from audit.rejected import Refused, reason_class
 from audit.states import States, judge_twins
 from audit.store import Database
 from audit.tally import Tally
-from schemas.codec import decode_as
+from schemas.codec import DecodeError, decode_as
 from schemas.records import Alert
 from schemas.topics import ALERTS, CHANGELOGS, ESTIMATES, RAW, REJECTED, STATE, VALIDATED
 
@@ -142,8 +145,13 @@ def check(
             break
         spans = grown
     if database is not None:
-        remaining = _without(journal, told)
-        report.store = compare.compare_journal(database, remaining, patience_s=patience_s, example_count=example_count)
+        report.store = compare.compare_journal(
+            database, journal, told, patience_s=patience_s, example_count=example_count
+        )
+        report.tallies["influxdb"] = judge_points(
+            cluster.without(ignored), spans, database, journal.first_sent_ns - compare.CLOCK_SLACK_NS,
+            patience_s=patience_s, example_count=example_count,
+        )  # fmt: skip
     report.seconds = time.monotonic() - begun
     return report
 
@@ -178,10 +186,22 @@ def _checked(
         refused.add(record)
     refused.judge(raw.refused, journal.garbage_payloads)
     report.tallies[REJECTED.name], report.rejected = refused.tally, refused.reasons
-    for record in cluster.records(ALERTS, spans[ALERTS.name]):
-        kind = reason_class(decode_as(record.value, Alert).kind)
-        report.alerts[kind] = report.alerts.get(kind, 0) + 1
+    report.tallies[ALERTS.name], report.alerts = _alerts(cluster, spans, example_count)
     return report, told
+
+
+def _alerts(cluster: Cluster, spans: Spans, example_count: int) -> tuple[Tally, dict[str, int]]:
+    """How many alerts of each kind there are. An `unreadable` one is a fault."""
+    tally, kinds = Tally(("unreadable",), ("records",), example_count), dict[str, int]()
+    for record in cluster.records(ALERTS, spans[ALERTS.name]):
+        tally.figure("records")
+        try:
+            kind = reason_class(decode_as(record.value, Alert).kind)
+        except DecodeError as error:
+            tally.fault("unreadable", f"{record.partition}/{record.offset}, key {record.key!r}: {error}")
+        else:
+            kinds[kind] = kinds.get(kind, 0) + 1
+    return tally, kinds
 
 
 def _when_quiet(cluster: Cluster, quiet_s: float, patience_s: float) -> Spans:
@@ -210,23 +230,6 @@ def _when_changed(cluster: Cluster, spans: Spans, patience_s: float) -> Spans | 
 def _same_raw(spans: Mapping[int, Span], expected: Expected) -> None:
     if dict(spans) != expected.raw:
         raise ExpectedError(f"raw has the offsets {dict(spans)}, expected are outputs of {expected.raw}: fold again")
-
-
-def _without(journal: Journal, told: Mapping[TagName, set[int]]) -> Journal:
-    """The journal without the readings that were lost before raw and told of."""
-    if not told:
-        return journal
-    readings: dict[TagName, Readings] = dict(journal.readings)
-    for name, indices in told.items():
-        readings[name] = readings[name].without(indices)
-    return Journal(
-        readings=readings,
-        episodes=journal.episodes,
-        protocols=journal.protocols,
-        repeats=journal.repeats,
-        garbage=journal.garbage,
-        first_sent_ns=journal.first_sent_ns,
-    )
 
 
 def _total(reasons: Mapping[str, int]) -> int:

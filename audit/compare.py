@@ -10,7 +10,7 @@ clock. May not know: Kafka, agents, how points were written.
 
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,15 +94,18 @@ def compare(
 def compare_journal(
     database: Database,
     journal: Journal,
+    lost: Mapping[TagName, Set[int]] | None = None,
     *,
     patience_s: float = 0.0,
     settle_s: float = 5.0,
     example_count: int = 10,
 ) -> Report:
-    """Like `compare`, for a journal that was read already. Raises StoreError."""
+    """Like `compare`, for a journal that was read already. `lost`: readings by their index that nobody expects in
+    InfluxDB, and that must not be there. Raises StoreError.
+    """
     fewest, patient_until = None, time.monotonic() + patience_s
     while True:
-        report = _compared(database, journal, settle_s, example_count)
+        report = _compared(database, journal, lost or {}, settle_s, example_count)
         if fewest is None or report.missing < fewest:
             fewest, patient_until = report.missing, time.monotonic() + patience_s
         if not report.missing or time.monotonic() >= patient_until:
@@ -110,7 +113,9 @@ def compare_journal(
         time.sleep(POLL_S)
 
 
-def _compared(database: Database, journal: Journal, settle_s: float, example_count: int) -> Report:
+def _compared(
+    database: Database, journal: Journal, lost: Mapping[TagName, Set[int]], settle_s: float, example_count: int
+) -> Report:
     since_ns = journal.first_sent_ns - CLOCK_SLACK_NS
     report = Report(
         protocols=journal.protocols, repeats_sent=journal.repeats, garbage_sent=journal.garbage,
@@ -118,13 +123,16 @@ def _compared(database: Database, journal: Journal, settle_s: float, example_cou
     )  # fmt: skip
     scores, latency = Scores(settle_ns=round(settle_s * 1e9)), _Latency(database, since_ns)
     for name in sorted(journal.readings.keys() | journal.episodes.keys()):
-        sent = list(journal.readings.get(name, ()))
-        if not sent:
+        readings = journal.readings.get(name)
+        if not readings:
             continue
-        times = [s.time_ns for s in sent]
-        stored = database.readings(*name, min(times), max(times) + ORDINALS)
+        begin_ns, end_ns = min(readings.time_ns), max(readings.time_ns) + ORDINALS  # also where all of them are lost
+        sent = [s for index, s in enumerate(readings) if index not in lost.get(name, ())]
+        stored = database.readings(*name, begin_ns, end_ns)
         found = match(sent, stored, since_ns)
         _count(report, name, found, example_count)
+        if not sent:
+            continue
         scores.add(name, found, journal.episodes.get(name, []))
         latency.add(name[0], found)
     _score(report, scores, example_count)

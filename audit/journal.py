@@ -5,7 +5,7 @@ with its span). May not know the plant's code.
 """
 
 from array import array
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from math import isnan, nan
@@ -98,14 +98,6 @@ class Readings:
         self.truth.append(nan if sent.truth is None else sent.truth)
         self.sent_ns.append(sent.sent_ns)
         self.time_ns.append(sent.time_ns)
-
-    def without(self, indices: Collection[int]) -> "Readings":
-        """All but those."""
-        kept = Readings()
-        for index, sent in enumerate(self):
-            if index not in indices:
-                kept.add(sent)
-        return kept
 
 
 def payload_digest(payload: bytes) -> bytes:

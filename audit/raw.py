@@ -1,8 +1,17 @@
 """The topic of raw frames against the plant's journal. Pure: records come in, a tally comes out.
 
 A frame counts where it appears first; the same bytes again are a repetition, which at-least-once allows, other bytes of
-the same identity are not. A reading counts where it appears first, too. What is not there is *told* where a gap frame
-of its asset (and tag) covers it, else it is missing.
+the same identity are not. A reading counts where it appears first, too. Each reading of the journal has one outcome,
+the first of these that holds:
+
+| of a reading that was sent | outcome |
+|---|---|
+| its time and content (number to the bit, or text) are there, in its unit and with its status | there |
+| its time and content are there, in another unit, or over OPC UA with another status | altered |
+| its time is there with a content that nobody sent | altered |
+| its content is there at a time that nobody sent | altered |
+| a gap frame of its asset (and tag), by a source that it would have come by, covers it (`holes`) | told |
+| none of these | missing |
 
 | fault | meaning |
 |---|---|
@@ -14,16 +23,18 @@ of its asset (and tag) covers it, else it is missing.
 | seq_out_of_order | a frame stands behind its successor |
 | conflicting | a second frame of an identity has other bytes |
 | misplaced | a frame is in the wrong partition, or its key is not its asset |
+| inexact | a gap frame says something else than what is missing (`holes`) |
 """
 
 from array import array
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import isnan, nan
 
 import numpy as np
 from numpy.typing import NDArray
 
+from audit.holes import Heard, Told, reaches_too_far
 from audit.journal import Journal, Readings, Sent, TagName
 from audit.kafka import Record, home
 from audit.match import ORDINALS
@@ -34,6 +45,7 @@ from schemas.frames import Frame
 
 FAULTS = (
     "missing", "altered", "unsent", "out_of_order", "seq_holes", "seq_out_of_order", "conflicting", "misplaced",
+    "inexact",
 )  # fmt: skip
 FIGURES = (
     "records", "frames", "repeated_frames", "unreadable", "readings", "repeated_readings", "told_missing",
@@ -41,32 +53,9 @@ FIGURES = (
 )  # fmt: skip
 
 Content = tuple[int, int | str]  # time, bits of the value or the text
-
-
-@dataclass(slots=True)
-class Told:
-    """A hole that a gap frame tells of. `tags` empty: all of the asset's. `missing` counts the journal's readings
-    inside that are not in raw, `present` those that are; both ends are outside.
-    """
-
-    asset: str
-    source: str
-    tags: tuple[str, ...]
-    from_ns: int
-    to_ns: int
-    cause: str
-    lost: int | None
-    missing: int = 0
-    present: int = 0
-    readings: dict[str, int] = field(default_factory=dict)
-
-    def concerns(self, tag: str) -> bool:
-        """Whether readings of this tag may be missing."""
-        return not self.tags or tag in self.tags
-
-    def covers(self, sent: Sent) -> bool:
-        """Whether a reading belongs into the hole: by its own time, or by when it was sent."""
-        return self.from_ns <= sent.time_ns < self.to_ns or self.from_ns <= sent.sent_ns < self.to_ns
+Carriers = dict[str, set[str]]  # protocol → sources of the frames in which its readings come
+#: Statuses (their upper half) of a server that has no such variable, or no value of it: no reading of the device.
+PLACEHOLDERS = np.array([0x80320000, 0x80330000, 0x80340000, 0x809B0000], np.uint32)
 
 
 class TagReadings:
@@ -74,6 +63,7 @@ class TagReadings:
 
     def __init__(self) -> None:
         self.time_ns, self.value, self.status, self.unit = array("q"), array("d"), array("I"), array("I")
+        self.source, self.place = array("I"), array("q")  # index of the frame's source, and the frame's place
         self.texts: dict[int, str] = {}
 
     def __len__(self) -> int:
@@ -100,6 +90,8 @@ class Raw:
         self._partitions, self._topic = partitions, topic
         self._tags: dict[TagName, TagReadings] = {}
         self._units: dict[str, int] = {}
+        self._sources: dict[str, int] = {}
+        self._heard: dict[tuple[str, str], Heard] = {}
         self._last_seq: dict[Key, int] = {}
         self._place = 0
 
@@ -143,12 +135,20 @@ class Raw:
         lost before it, as a gap frame tells.
         """
         self._judge_streams()
+        found = {name: self._found(name, journal.readings[name]) for name in sorted(journal.readings)}
+        carriers: Carriers = {}
+        for of_tag in found.values():
+            for protocol, sources in of_tag.carriers.items():
+                carriers.setdefault(protocol, set()).update(sources)
         told: dict[TagName, set[int]] = {}
-        for name in sorted(journal.readings):
-            found = self._compare_tag(name, journal.readings[name], self._tags.pop(name, TagReadings()))
-            if found:
-                told[name] = found
-        self.tally.figure("of_no_journal", sum(map(len, self._tags.values())))
+        for name, of_tag in found.items():
+            of_tag.carriers = carriers | of_tag.carriers
+            lost = self._judge_lost(name, journal.readings[name], of_tag)
+            self._count_present(name, journal.readings[name], of_tag)
+            if lost:
+                told[name] = lost
+        self._judge_holes(journal)
+        self.tally.figure("of_no_journal", sum(len(of) for name, of in self._tags.items() if name not in found))
         return told
 
     def _well_placed(self, record: Record, frame: Frame) -> bool:
@@ -163,13 +163,23 @@ class Raw:
         return True
 
     def _take(self, frame: Frame) -> None:
+        heard = self._heard.setdefault((frame.asset, frame.source), Heard())
         if frame.gap is not None:
             self.tally.figure("gap_frames")
             gap = frame.gap
-            self.told.append(Told(frame.asset, frame.source, frame.tags, gap.from_ns, gap.to_ns, gap.cause, gap.lost))
+            hole = Told(
+                frame.asset, frame.source, frame.tags, gap.from_ns, gap.to_ns, gap.cause, gap.lost,
+                told_ns=frame.time_ns, place=self._place,
+            )  # fmt: skip
+            self.told.append(hole)
+            if (hole.of_spool or not hole.tags) and (words := heard.judge(hole)):
+                self.tally.fault("inexact", f"{hole}: {words}")
         if frame.kind == "heartbeat":
             self.tally.figure("heartbeats")
         self.tally.figure("readings", len(frame))
+        if len(frame):
+            heard.add(frame)
+        source = self._sources.setdefault(frame.source, len(self._sources))
         for index in dict.fromkeys(frame.tag.tolist()):
             rows = np.flatnonzero(frame.tag == index)
             readings = self._tags.setdefault((frame.asset, frame.tags[index]), TagReadings())
@@ -182,13 +192,17 @@ class Raw:
             readings.value.frombytes(frame.value[rows].tobytes())
             readings.status.extend(frame.status[rows].tolist())
             readings.unit.extend([unit] * len(rows))
+            readings.source.extend([source] * len(rows))
+            readings.place.extend([self._place] * len(rows))
 
     def _judge_streams(self) -> None:
         for key, stream in self.streams.items():
             for seq in stream.unseen():
                 self.tally.fault("seq_holes", f"{named(key, seq)} is not there, a later one is")
 
-    def _compare_tag(self, name: TagName, sent: Readings, raw: TagReadings) -> set[int]:
+    def _found(self, name: TagName, sent: Readings) -> "Found":
+        """What of the readings that were sent is there; judges their order, units and statuses."""
+        raw = self._tags.setdefault(name, TagReadings())
         contents = raw.contents()
         first: dict[Content, int] = {}
         for at, content in enumerate(contents):
@@ -204,10 +218,12 @@ class Raw:
         repeated = len(contents) - len(strangers) - len(known - {NOWHERE})
         self.tally.figure("repeated_readings", repeated)
         self._judge_words(name, sent, raw, places)
-        lost = [index for index, place in enumerate(places) if place == NOWHERE]
-        told = self._judge_lost(name, sent, raw, lost, strangers)
-        self._count_told(name, sent, told, places)
-        return told
+        sources = {code: source for source, code in self._sources.items()}
+        carriers: Carriers = {}
+        for index, place in enumerate(places):
+            if place != NOWHERE:
+                carriers.setdefault(sent.protocol(index), set()).add(sources[raw.source[place]])
+        return Found(array("q", places), strangers, carriers)
 
     def _judge_order(self, name: TagName, sent: Readings, wanted: Sequence[Content], places: Sequence[int]) -> None:
         last: dict[str, int] = {}
@@ -237,10 +253,10 @@ class Raw:
                 continue
             self.tally.fault("altered", f"{_tag(name)} at {sent.time_ns[index]}: {words}")
 
-    def _judge_lost(
-        self, name: TagName, sent: Readings, raw: TagReadings, lost: Sequence[int], strangers: Sequence[int]
-    ) -> set[int]:
+    def _judge_lost(self, name: TagName, sent: Readings, found: "Found") -> set[int]:
         """Say of each reading that is not there what became of it; returns those that a gap frame tells of."""
+        raw, strangers = self._tags[name], found.strangers
+        lost = [index for index, place in enumerate(found.places) if place == NOWHERE]
         free = dict.fromkeys(strangers)
         remaining = []
         by_time: dict[int, list[int]] = {}
@@ -269,9 +285,13 @@ class Raw:
                 del free[at]
                 words = f"time {sent.time_ns[index]} became {raw.time_ns[at]}"
                 self.tally.fault("altered", f"{_tag(name)} at {sent.time_ns[index]}: {words}")
-            elif any(hole.covers(sent[index]) for hole in holes):
+            elif covering := _covering(holes, sent[index], found.carriers):
                 self.tally.figure("told_missing")
                 told.add(index)
+                for hole in covering:
+                    hole.missing += 1
+                    hole.alone += len(covering) == 1
+                    hole.readings[name[1]] = hole.readings.get(name[1], 0) + 1
             else:
                 words = _shown(sent.value[index], sent.texts.get(index))
                 self.tally.fault("missing", f"{_tag(name)} at {sent.time_ns[index]}: {words}")
@@ -287,17 +307,46 @@ class Raw:
             else:
                 self.tally.figure("of_no_journal")
 
-    def _count_told(self, name: TagName, sent: Readings, told: set[int], places: Sequence[int]) -> None:
-        times = np.array(sent.time_ns, np.int64)
-        there = np.array(places, np.int64) != NOWHERE
+    def _count_present(self, name: TagName, sent: Readings, found: "Found") -> None:
+        times = np.array(sent.time_ns, np.int64)[np.array(found.places, np.int64) != NOWHERE]
         for hole in self.told:
-            if hole.asset != name[0] or not hole.concerns(name[1]):
+            if hole.asset == name[0] and hole.concerns(name[1]):
+                hole.present += int(np.count_nonzero((times > hole.from_ns) & (times < hole.to_ns)))
+
+    def _judge_holes(self, journal: Journal) -> None:
+        """Whether what gap frames tell is exact, of assets and tags that the journal knows."""
+        assets = {asset for asset, _ in journal.readings}
+        for hole in self.told:
+            if hole.asset not in assets:
                 continue
-            missing = sum(hole.covers(sent[index]) for index in told)
-            hole.missing += missing
-            if missing:
-                hole.readings[name[1]] = missing
-            hole.present += int(np.count_nonzero(there & (times > hole.from_ns) & (times < hole.to_ns)))
+            if words := hole.miscounted():
+                self.tally.fault("inexact", f"{hole}: {words}")
+            for tag in () if hole.of_spool else hole.tags:
+                if (hole.asset, tag) in journal.readings and (words := self._too_far(hole, tag)):
+                    self.tally.fault("inexact", f"{hole}: {tag}: {words}")
+
+    def _too_far(self, hole: Told, tag: str) -> str:
+        raw = self._tags[hole.asset, tag]
+        status = np.array(raw.status, np.uint32) & 0xFFFF0000
+        mine = (np.array(raw.source, np.uint32) == self._sources[hole.source]) & ~np.isin(status, PLACEHOLDERS)
+        return reaches_too_far(hole, np.array(raw.time_ns, np.int64)[mine], np.array(raw.place, np.int64)[mine])
+
+
+@dataclass(slots=True)
+class Found:
+    """Of a tag: where each reading of the journal is in raw (NOWHERE: nowhere), what is there that nobody sent, and
+    which sources bring what is sent over a protocol.
+    """
+
+    places: "array[int]"
+    strangers: list[int]
+    carriers: Carriers
+
+
+def _covering(holes: Sequence[Told], sent: Sent, carriers: Carriers) -> list[Told]:
+    """The holes that a reading may have been lost in."""
+    sources = carriers.get(sent.protocol, ())
+    return [hole for hole in holes if hole.source in sources and hole.covers(sent)]
 
 
 NO_NUMBER = int(np.array([nan]).view(np.int64)[0])
@@ -317,11 +366,6 @@ def _contents(sent: Readings) -> list[Content]:
     for at, text in sent.texts.items():
         found[at] = (sent.time_ns[at], text)
     return found
-
-
-def told_as_dict(told: Sequence[Told]) -> list[Mapping[str, object]]:
-    """The holes for JSON."""
-    return [{name: getattr(hole, name) for name in Told.__slots__} for hole in told]
 
 
 def _at(record: Record) -> str:

@@ -146,6 +146,7 @@ def play(folder: Path, settings: Settings) -> results.Run:
         for _ in outputs:
             pass
         out.close()
+    (folder / "run.json").write_text("{}", "utf-8")
     return results.load(folder)
 
 

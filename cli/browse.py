@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from cli.common import ConfigOption, configuration, err, one_line_errors, out
+from cli.common import ConfigOption, cells, configuration, err, one_line_errors, out, printable
 from connectors.browse import BrowseFailed, ServerCertificate, run_browse
 from runtime import logs
 from runtime.config import Opcua
@@ -26,7 +26,8 @@ def browse(
         found = run_browse(settings, url=url, trust=trust, confirm=_confirm, write=write)
     table = Table("node", "asset", "tag", "type", "value", "unit", "status", "by pattern")
     for v in found:
-        table.add_row(v.node, v.asset, v.tag, v.type, v.value, v.unit, v.status, "yes" if v.matched else "no")
+        shown = cells(v.node, v.asset, v.tag, v.type, v.value, v.unit, v.status, "yes" if v.matched else "no")
+        table.add_row(*shown)
     out.print(table)
     out.print(f"{len(found)} variables, {sum(v.matched for v in found)} match opcua.discover")
     if write is not None:
@@ -34,7 +35,7 @@ def browse(
 
 
 def _confirm(certificate: ServerCertificate) -> bool:
-    err.print(f"subject      {certificate.subject}", highlight=False)
+    err.print(f"subject      {printable(certificate.subject)}", highlight=False, markup=False)
     err.print(f"fingerprint  {certificate.fingerprint}", highlight=False)
     err.print(f"valid until  {certificate.valid_until}", highlight=False)
     if not certificate.names_host:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cli.common import one_line_errors, out
-from services.certificates import CA_DAYS, DAYS, LOOPBACK, Authority, CertificateError
+from services.certificates import CA_DAYS, DAYS, LOOPBACK, Authority, CertificateError, check
 
 app = typer.Typer(help="Make, add, renew and show certificates of a development CA.", no_args_is_help=True)
 
@@ -34,6 +34,7 @@ def make(
     hosts = host or list(LOOPBACK)
     with one_line_errors(CertificateError, OSError):
         Authority(folder).refuse_to_replace([*SERVERS, *CLIENTS, *OPCUA])
+        check(hosts, days, ca_days)  # before anything is written that the corrected command would find in its way
         authority = Authority.make(folder, ca_days)
         for name in SERVERS:
             authority.server(name, hosts, days)

@@ -10,6 +10,7 @@ from kernels.models.model import ParameterError
 from kernels.twin_params import asset_model
 from runtime import exit_codes
 from runtime.config import Plant
+from runtime.patterns import named, together
 
 
 def check(file: Annotated[Path, typer.Argument(help="A configuration file.")]) -> None:
@@ -26,10 +27,19 @@ def check(file: Annotated[Path, typer.Argument(help="A configuration file.")]) -
 
 def model_problems(plant: Plant) -> list[str]:
     """What only the models know: parameters and inputs that they do not have, or that are out of range."""
-    problems = []
-    for pattern in plant.assets:
-        try:
-            asset_model(plant.asset(pattern).model_dump())
-        except ParameterError as error:
-            problems.append(f'assets."{pattern}": {error}')
+    problems: list[str] = []
+    blamed: list[set[str]] = []
+    for group, name in together(plant.assets):
+        problem = None if any(fewer <= set(group) for fewer in blamed) else _problem(plant, name)
+        if problem is not None:
+            blamed.append(set(group))
+            problems.append(f"{named('assets', group)}: {problem}")
     return problems
+
+
+def _problem(plant: Plant, asset: str) -> str | None:
+    try:
+        asset_model(plant.asset(asset).model_dump())
+    except ParameterError as error:
+        return str(error)
+    return None

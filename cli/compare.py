@@ -16,11 +16,13 @@ from cli.common import (
     DEFAULT_RUN_DIR,
     ConfigOption,
     RunDirOption,
+    cells,
     config_path,
     configuration,
     err,
     one_line_errors,
     out,
+    printable,
     use_environment_of,
 )
 from kernels.settings import kernel_settings
@@ -39,7 +41,7 @@ from runtime import exit_codes
 from runtime.config import Kafka, Plant
 from runtime.generations import PlanError, at_work
 from runtime.kafka import client_settings
-from runtime.load import ConfigurationError, load_changed
+from runtime.load import load_changed
 from schemas.codec import DecodeError
 
 NOT_COMPARABLE = 2
@@ -69,8 +71,7 @@ def compare(
     """
     use_environment_of(run_dir)
     plant = configuration(config)
-    with one_line_errors(ConfigurationError):
-        changed = plant if params is None else load_changed(config_path(config), params)
+    changed = plant if params is None else load_changed(config_path(config), params)
     with one_line_errors(
         NoSuchSide, QueryError, ValueError, SourceError, SpanError, DecodeError, PlanError, KafkaException
     ):
@@ -147,13 +148,13 @@ def _print(comparison: Comparison, found: Explanation | None) -> None:
         if rows:
             table = Table(title, "stage", "frames", "LIVE", "RUN", "")
             for row in rows:
-                table.add_row(*row)
-            out.print(table, highlight=False, markup=False)
+                table.add_row(*cells(*row))
+            out.print(table)
     for text in _sentences(comparison):
-        typer.echo(text)
+        typer.echo(printable(text))
     if found is not None:
         for text in _explained(found):
-            typer.echo(text)
+            typer.echo(printable(text))
     typer.echo(_summary(comparison))
 
 

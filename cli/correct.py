@@ -12,6 +12,7 @@ from cli.common import (
     DEFAULT_RUN_DIR,
     ConfigOption,
     RunDirOption,
+    cells,
     configuration,
     on_topics_at_work,
     one_line_errors,
@@ -77,5 +78,5 @@ def _assets(found: Provenance) -> Table:
     table = Table("asset", "late", "corrected", "the earliest is of", "raw offset", "state before it")
     for asset, one in sorted(found.corrected.items()):
         earliest = f"{np.datetime_as_string(np.datetime64(one.from_ns, 'ns'), 'ms')}Z"
-        table.add_row(asset, f"{one.late:,}", f"{one.corrected:,}", earliest, str(one.offset), one.state)
+        table.add_row(*cells(asset), f"{one.late:,}", f"{one.corrected:,}", earliest, str(one.offset), one.state)
     return table

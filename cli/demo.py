@@ -19,20 +19,22 @@ from rich.live import Live
 from audit.compare import Report, compare
 from audit.store import Database, StoreError
 from cli import lag
-from cli.common import configuration, err, on_topics_at_work, one_line_errors, out, use_environment_of, watermarks
+from cli.common import configuration, err, on_topics_at_work, one_line_errors, out, use_environment_of
 from cli.live import Reader, view
 from cli.local import begin
 from cli.processes import processes, twin_command
 from queries.api import Queries, QueryError
 from runtime import exit_codes
 from runtime.config import Kafka, Plant
-from runtime.kafka import client_settings
+from runtime.kafka import client_settings, watermarks
 from schemas.topics import REJECTED
 from services import supervisor
 from services.errors import ServiceError
 
 CONFIG = Path(__file__).parent.parent / "plant" / "demo.toml"
 PATIENCE_S = 30.0
+#: Tells a folder that was made here from one that holds what nobody else has.
+MARKER = "emptied-by-twin-demo"
 PACKAGES = (
     "process-twin", "confluent-kafka", "faust-streaming", "aiokafka", "asyncua", "paho-mqtt", "numpy", "numba",
     "fastavro",
@@ -43,12 +45,13 @@ def demo(
     seconds: Annotated[float | None, typer.Option(min=5.0, help="Stop, audit and report after that time.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
     config: Annotated[Path, typer.Option("--config", "-c", help="Configuration of the demo.")] = CONFIG,
-    run_dir: Annotated[Path, typer.Option(help="Folder of the demo; emptied first.")] = Path(".twin/demo"),
+    run_dir: Annotated[Path, typer.Option(help="Folder of the demo; that of an earlier one is emptied.")] = Path(
+        ".twin/demo"
+    ),
 ) -> None:
     """Start everything and a plant of 3 reactors with faults, show it live, compare what was sent with the store."""
     with one_line_errors(ServiceError, KafkaException, StoreError, QueryError):
-        supervisor.down(run_dir)
-        shutil.rmtree(run_dir, ignore_errors=True)
+        _make_empty(run_dir)
         try:
             begin(config, run_dir)
             use_environment_of(run_dir, override=True)
@@ -62,6 +65,18 @@ def demo(
     out.print_json(json.dumps({key: found[key] for key in ("readings", "quality", "latency_ms", "cpu_cores_used")}))
     if readings["missing"] or readings["repeated"] or readings["altered"] or not readings["stored"]:
         raise typer.Exit(exit_codes.FAILED)
+
+
+def _make_empty(run_dir: Path) -> None:
+    """Make the folder, or stop and delete an earlier demo in it. Raises ServiceError where it has anything else."""
+    is_ours = (run_dir / MARKER).exists()
+    if not is_ours and run_dir.exists() and not (run_dir.is_dir() and not any(run_dir.iterdir())):
+        raise ServiceError(f"{run_dir} is no folder of a demo, and left as it is; empty it, or use another --run-dir")
+    if is_ours:
+        supervisor.down(run_dir)
+        shutil.rmtree(run_dir, ignore_errors=True)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / MARKER).touch()
 
 
 def _run(plant: Plant, config: Path, run_dir: Path, seconds: float | None) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from rich.console import Group
 from rich.table import Column, Table
 from rich.text import Text
 
-from cli.common import watermarks
+from cli.common import cells
 from cli.lag import Row
 from runtime.config import Kafka
-from runtime.kafka import client_settings
+from runtime.kafka import client_settings, watermarks
 from schemas.codec import DecodeError, decode
 from schemas.frames import EstimateFrame
 from schemas.quality import grade
@@ -123,7 +123,7 @@ def _readings(seen: Seen) -> Table:
         truth = seen.truth.get((asset, tag))
         colour = COLOURS[grade(newest.flag)]
         table.add_row(
-            asset, tag, newest.unit, Text(shown), f"{newest.estimate:.3f}", f"{newest.std:.3f}",
+            *cells(asset, tag, newest.unit, shown), f"{newest.estimate:.3f}", f"{newest.std:.3f}",
             "–" if truth is None else f"{truth:.3f}", Text(grade(newest.flag), style=colour),
         )  # fmt: skip
     return table
@@ -133,8 +133,7 @@ def _twins(seen: Seen) -> Table:
     table = Table("asset", "model", "states", "in 60 s", "coverage", "latency ms", title="twins")
     for asset, state in sorted(seen.states.items()):
         table.add_row(
-            asset,
-            state.model,
+            *cells(asset, state.model),
             _numbers(state.model_states),
             _numbers(state.prediction),
             "–" if state.coverage is None else f"{state.coverage:.0%}",

@@ -9,6 +9,10 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from cli.common import err
+from runtime import exit_codes
+from runtime.config import ConfigurationError
+
 #: Command → module and what of it: a group (`app`) or a function.
 COMMANDS = {
     "demo": "cli.demo:demo",
@@ -41,6 +45,15 @@ COMMANDS = {
 
 class LazyGroup(TyperGroup):
     """Looks a command up in COMMANDS when it is asked for (click's documented pattern for lazy subcommands)."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; where its configuration cannot be used, a line for each problem and exit code 78."""
+        try:
+            return super().invoke(ctx)
+        except ConfigurationError as error:
+            for problem in error.problems:
+                err.print(problem, style="red", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(exit_codes.BAD_CONFIGURATION) from error
 
     def list_commands(self, ctx: Any) -> list[str]:
         """All names, in the order of the table."""

@@ -20,11 +20,10 @@ from confluent_kafka import (
 from confluent_kafka import TopicPartition as Place
 from confluent_kafka.admin import AdminClient
 
-from cli.common import watermarks
 from cli.lag import INPUTS
 from runtime.changelog import Row, pack, recover, unpack
 from runtime.config import Kafka
-from runtime.kafka import client_settings, create_topics
+from runtime.kafka import client_settings, create_topics, read_to_end_settings, watermarks
 from runtime.partitions import home_partition
 from schemas.topics import CHANGELOGS, MAX_RECORD_BYTES, TOPICS, Topic, app_id
 
@@ -137,10 +136,7 @@ def history_reader(kafka: Kafka) -> Consumer:
     """A client that reads topics from offset to offset and joins no group."""
     return Consumer(
         {
-            **client_settings(kafka),
-            "group.id": "unused",
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
+            **read_to_end_settings(kafka, "unused"),
             "fetch.message.max.bytes": MAX_RECORD_BYTES,
         }
     )

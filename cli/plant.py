@@ -1,7 +1,6 @@
 """`twin plant run|play|load`: something to try the system on, at the addresses of `twin env`."""
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlparse
@@ -25,7 +24,7 @@ from plant.pump import Summary
 from plant.run import run_plant
 from plant.server_certificate import server_certificate
 from runtime import logs
-from runtime.config import Opcua, Plant
+from runtime.config import Mqtt, Opcua
 
 app = typer.Typer(help="A simulated plant, data sets and load, over real MQTT and OPC UA.", no_args_is_help=True)
 
@@ -134,16 +133,11 @@ def _outlets(config: Path | None, run_dir: Path, serves: bool = True) -> tuple[t
     logs.configure("plant")
     use_environment_of(run_dir)
     plant = configuration(config)
+    mqtt = plant.mqtt[0] if plant.mqtt else Mqtt()
     opcua = plant.opcua[0] if plant.opcua else Opcua()
     with one_line_errors(Refused):
         secure = serves and opcua.security != "None"
-        return _mqtt_address(plant), opcua.address, _pinned_certificate(opcua) if secure else None
-
-
-def _mqtt_address(plant: Plant) -> tuple[str, int]:
-    if plant.mqtt:
-        return plant.mqtt[0].address
-    return os.environ.get("MQTT_HOST", "127.0.0.1"), int(os.environ.get("MQTT_PORT", "1883"))
+        return mqtt.address, opcua.address, _pinned_certificate(opcua) if secure else None
 
 
 def _pinned_certificate(opcua: Opcua) -> Path:

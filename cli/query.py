@@ -11,6 +11,7 @@ from cli.common import (
     DEFAULT_RUN_DIR,
     ConfigOption,
     RunDirOption,
+    cells,
     configuration,
     one_line_errors,
     out,
@@ -112,5 +113,5 @@ def _table(rows: pd.DataFrame) -> Table:
     columns = [c for c in shown.columns if c not in {"status", "mark", "arrival_time", "source", "seq", "tests"}]
     table = Table("time", *columns)
     for time, row in zip(shown.index, shown[columns].itertuples(index=False), strict=True):
-        table.add_row(str(time), *(f"{cell:.6g}" if isinstance(cell, float) else str(cell) for cell in row))
+        table.add_row(*cells(str(time), *(f"{cell:.6g}" if isinstance(cell, float) else str(cell) for cell in row)))
     return table

@@ -12,21 +12,22 @@ from typing import Annotated, Any
 import typer
 from confluent_kafka import KafkaException
 from rich.table import Column, Table
-from rich.text import Text
 
 from cli.common import (
     DEFAULT_RUN_DIR,
     ConfigOption,
     RunDirOption,
+    cells,
     configuration,
     err,
     on_topics_at_work,
     one_line_errors,
     out,
+    printable,
     use_environment_of,
 )
 from cli.rejected_log import Entry, Place, RejectedLog
-from cli.tail import plain, printable, text_of
+from cli.tail import plain, text_of
 from queries.influxql import QueryError
 from queries.moments import moment_ns
 from runtime import exit_codes
@@ -104,7 +105,8 @@ def show(
     """Show one rejected record: every field, its payload as text or bytes, and what the payload says."""
     with _opened(config, run_dir) as (_, log):
         wanted = place_of(place)
-        entry, record = log.entries.get(wanted), log.read([wanted]).get(wanted)
+        entry = log.entries.get(wanted)
+        record = None if entry is None else log.read([wanted]).get(wanted)
         if entry is None or record is None:
             raise UsageError(f"no rejected record at {place}; `twin rejected list` shows what there is")
         for line in _details(entry, record):
@@ -203,11 +205,11 @@ def _table(entries: list[Entry], of: int) -> Table:
     )
     for entry in entries:
         record = entry.record
-        cells = (
+        shown = cells(
             str(entry.place), _iso(entry.at_ns), record.stage, record.asset, record.tag, record.reason,
             _origin(record), str(entry.size_bytes), entry.status,
         )  # fmt: skip
-        table.add_row(*(Text(printable(cell)) for cell in cells))
+        table.add_row(*shown)
     return table
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from runtime.config import Kafka
-from runtime.kafka import client_settings
+from runtime.kafka import read_to_end_settings
 from schemas.codec import DecodeError, decode, decode_as
 from schemas.frames import Frame, Identity
 from schemas.records import RETRY_DONE, RETRY_PLANNED, Rejected
@@ -145,10 +145,7 @@ class RejectedLog:
     def _consumer(self) -> Consumer:
         return Consumer(
             {
-                **client_settings(self.kafka),
-                "group.id": GROUP,
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
+                **read_to_end_settings(self.kafka, GROUP),
                 "auto.offset.reset": "earliest",
                 "fetch.wait.max.ms": 10,  # the end is told after a fetch that found nothing
             }

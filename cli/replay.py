@@ -31,7 +31,6 @@ from replay.run import replay as run_replay
 from replay.sources.span import ALLOWED, SpanError
 from replay.sources.topic import SourceError
 from replay.workers import ReplayError
-from runtime import exit_codes
 from runtime.config import Plant
 from runtime.generations import PlanError
 from runtime.kafka import TopicMismatch, TopicsMissing
@@ -118,9 +117,7 @@ def _configuration(config: Path | None, params: Path | None) -> Plant:
     try:
         return load_changed(config_path(config), params).as_role(ROLE)
     except ConfigurationError as error:
-        for problem in error.problems:
-            err.print(f"--params {problem}", style="red", markup=False, soft_wrap=True)
-        raise typer.Exit(exit_codes.BAD_CONFIGURATION) from error
+        raise ConfigurationError([f"--params {problem}" for problem in error.problems]) from error
 
 
 def one_of(value: str, allowed: Any, option: str) -> Any:

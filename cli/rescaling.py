@@ -16,14 +16,13 @@ from confluent_kafka import KafkaException
 from confluent_kafka import TopicPartition as Place
 from confluent_kafka.admin import AdminClient
 
-from cli.common import watermarks
 from cli.following import STAGES, Following, Tell
 from cli.moving import Sender, acknowledged, all_ends, copy_history, history_reader, move_states
 from replay.compare.agreement import OUTPUTS, Range, agree
 from replay.mirror import FOLLOWED, Mirror, ends_of
 from runtime import acl, generations
 from runtime.config import Kafka
-from runtime.kafka import client_settings, create_topics, set_largest_record
+from runtime.kafka import client_settings, create_topics, set_largest_record, watermarks
 from schemas.generations import Generation, Marks, Plan
 from schemas.topics import (
     ALERTS,

@@ -13,7 +13,7 @@ from confluent_kafka import KafkaException
 from pydantic import ValidationError
 from rich.table import Table as RichTable
 
-from cli.common import config_path, configuration, on_topics_at_work, one_line_errors, out, use_environment_of
+from cli.common import cells, config_path, configuration, on_topics_at_work, one_line_errors, out, use_environment_of
 from kernels.settings import kernel_settings
 from kernels.stage import Settings
 from replay.report.page import Table
@@ -28,7 +28,7 @@ from replay.score.signals import choice
 from replay.sources.topic import SourceError
 from runtime.config import Plant
 from runtime.generations import PlanError
-from runtime.load import ConfigurationError, load, load_changed
+from runtime.load import load, load_changed
 
 #: Rows of a table on the screen; page and JSON have all.
 ROWS_SHOWN = 60
@@ -66,7 +66,7 @@ PlotsOption = Annotated[int, typer.Option("--plots", min=0, help="Most tags to p
 @contextmanager
 def clear_errors() -> Iterator[None]:
     """Expected errors of a report end the command in one line."""
-    with one_line_errors(ResultError, ConfigurationError, ValidationError, ValueError, OSError, *_KAFKA):
+    with one_line_errors(ResultError, ValidationError, ValueError, OSError, *_KAFKA):
         yield
 
 
@@ -136,7 +136,7 @@ def show(table: Table) -> None:
     for i, name in enumerate(table.columns):
         shown.add_column(name, justify="left" if i < table.words else "right")
     for row in table.rows[:ROWS_SHOWN]:
-        shown.add_row(*(cell.replace("[", "\\[") for cell in row))
+        shown.add_row(*cells(*row))
     out.print(shown)
     if len(table.rows) > ROWS_SHOWN:
         out.print(f"the first {ROWS_SHOWN} of {len(table.rows)} rows; --json has all", style="dim")

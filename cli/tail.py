@@ -18,12 +18,12 @@ from cli.common import (
     configuration,
     on_topics_at_work,
     one_line_errors,
+    printable,
     use_environment_of,
-    watermarks,
 )
 from runtime.config import Kafka
 from runtime.generations import PlanError
-from runtime.kafka import client_settings
+from runtime.kafka import client_settings, watermarks
 from schemas.codec import DecodeError, decode
 from schemas.topics import TOPICS
 
@@ -110,11 +110,6 @@ def plain(value: Any) -> Any:
     if hasattr(value, "__dataclass_fields__"):
         return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
     return value
-
-
-def printable(text: str) -> str:
-    """Text from the field, fit for a terminal and for JSON: what is not printable is escaped as JSON does."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def text_of(data: bytes, whole: bool) -> str | None:

@@ -13,6 +13,7 @@ import tomlkit
 from asyncua import ua
 from cryptography import x509
 
+from connectors.opcua_binary import writable
 from connectors.opcua_certificates import Refused, fingerprint, names_host, pin
 from connectors.opcua_nodes import by_uri, units, variables
 from connectors.opcua_session import TROUBLE, Session, describe, server_certificate
@@ -150,7 +151,7 @@ async def _trust(config: Opcua, confirm: Callable[[ServerCertificate], bool]) ->
 
 def _names(node: ua.NodeId, expression: re.Pattern[str]) -> tuple[str, str, bool]:
     """Asset and tag by the pattern; else a suggestion: the second to last part of the id and the last."""
-    text = str(node.Identifier)
+    text = writable(str(node.Identifier))
     match = expression.fullmatch(text)
     if match is not None:
         groups = match.groupdict()

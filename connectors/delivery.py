@@ -145,7 +145,7 @@ class Delivery:
             raise KafkaException(KafkaError(KafkaError._TRANSPORT, "no client"))
         return client.list_topics(timeout)
 
-    # For the keeper: everything here under `changed`, but for `tell_safe`.
+    # For the keeper: everything here under `changed`, but for `tell_safe` and `beat`.
 
     @property
     def changed(self) -> threading.Condition:
@@ -161,6 +161,10 @@ class Delivery:
     def away(self) -> bool:
         """Whether Kafka has confirmed nothing since it was last in doubt."""
         return not self._heard or self._client is None or bool(self._client.failed)
+
+    def beat(self) -> None:
+        """The keeper's work goes on, however long it takes."""
+        self._health.beat(TENDING)
 
     def doubt(self) -> None:
         """Kafka seems to be away until it confirms something."""
@@ -252,7 +256,6 @@ class Delivery:
         self._health.well(PART)
         LAST_COMMIT_TIME.set_to_current_time()
         with self._changed:
-            record.confirmed = True
             self._bytes -= len(record.value)
             self._progress_s = time.monotonic()
             self._heard = True
@@ -306,7 +309,7 @@ class Delivery:
             self._health.ill(PART, f"no confirmation for {SILENCE_S:.0f} s")
 
     def _tend(self) -> None:
-        self._health.beat(TENDING)
+        self.beat()
         self._renew()
         if self._keeper is not None:
             self._keeper.tend()

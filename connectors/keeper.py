@@ -59,7 +59,7 @@ class Keeper:
         self._spooling = self._spool.exists()  # what an earlier process left goes first
         self._direct: deque[Record] = deque()  # on the client's way and not safe, in order
         self._arrived: deque[Record] = deque()  # to be written to the spool, in order
-        self._writing = False
+        self._writing = False  # the first of them are being written
         self._full = False  # the field waits
         self._stuck = False  # `health` says that nothing can be written
         self._since_ns = 0
@@ -163,18 +163,20 @@ class Keeper:
             direct = [r for r in self._direct if not r.safe]
             self._full = self._full and self._spool.bytes > ROOM * self._limits.bytes_max
             arrived = [] if self._full else self._that_fit(self._limits.bytes_max - self._spool.bytes)
-            self._writing = bool(direct or arrived)
+            self._writing = bool(arrived)
             full = bool(self._arrived) and not arrived
         if full and self._make_room_on_disk():
             return True
-        if not self._writing:
+        if not direct and not arrived:
             return False
+        batch = [*direct, *arrived]
         try:
-            batch = [*direct, *arrived]
             first = self._spool.append([(r.topic, r.key, r.value) for r in batch], time.time_ns())
-        finally:
+        except BaseException:
             self._writing = False
+            raise
         with self._delivery.changed:
+            self._writing = False  # not sooner: until they have left `_arrived` nobody may merge them
             for number, record in enumerate(direct, first):
                 record.row = number
             if direct:
@@ -271,6 +273,8 @@ class Keeper:
         with self._delivery.changed:
             if self._spooling or any(r.row for r in self._delivery.on_the_way()):
                 return False
+        if time.monotonic() < self._retry_at_s:
+            return False
         if self._spool.is_open:
             log.info("Kafka has everything that was in the spool")
         self._spool.remove()
@@ -284,7 +288,7 @@ class Keeper:
         since_ns = self._spool.since_ns
         log.error("the spool is damaged: %s", error)
         try:
-            missing, aside = self._spool.rescue()
+            missing, aside = self._spool.rescue(self._delivery.beat)
         except SpoolTrouble as trouble:
             self._retry_at_s = time.monotonic() + RETRY_S
             self._ill(f"damaged ({error}), and cannot be set aside: {trouble}")

@@ -4,9 +4,9 @@ One thread does all of that, so an exception anywhere ends in one place: the pro
 Only connecting and the way to Kafka run beside it. At most `receive_maximum` readings are unacknowledged; frames
 are closed early when that many begin to wait, so the linger never limits the rate. What is behind the last confirmed
 message the broker keeps, and sends again after a crash. Validation drops what came twice: it remembers as many
-readings per tag as may be unacknowledged. One batch with more readings than that is taken all the same, alone; of such
-a batch only the last readings are recognised when it is sent again. With QoS 0 the broker keeps nothing: while Kafka is
-away the disk spool does, and a time without connection is a gap.
+readings per tag as may be unacknowledged. One batch with more readings than that is taken all the same, alone; when
+such a batch is sent again, its readings are not recognised (decision 0006). With QoS 0 the broker keeps nothing: while
+Kafka is away the disk spool does, and a time without connection is a gap.
 """
 
 import logging
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from connectors.delivery import Delivery, QueueFull, Spooling
 from connectors.framer import Framer, Reading
 from connectors.mqtt_client import Message
-from connectors.mqtt_memory import Memory
+from connectors.mqtt_memory import Filters, Memory
 from connectors.mqtt_session import Session
 from connectors.mqtt_silence import Silence
 from connectors.mqtt_topics import Names, TopicError, names_in
@@ -91,12 +91,15 @@ class Connector:
             self._framer.expect(asset, start_ns)
         spooling = Spooling(directory=config.state_dir, connector_id=config.id, limits=config.spool, drops=True)
         self._delivery = Delivery(plant.kafka, STAGE, HEALTH, spooling if config.qos == 0 else None)
-        self._session = Session(config, HEALTH, self._gap_for_each, resumes=bool(self._memory.heard_until_ns))
+        filters = Filters(config.state_dir, config.id)
+        resumes = bool(self._memory.heard_until_ns)
+        self._session = Session(config, HEALTH, self._gap_for_each, resumes, filters)
         self._silence = Silence(config, HEALTH)
         self._reducer = Reducer(plant)
         self._has_units = any("unit" in values for values in plant.tags.values())
         self._names: dict[bytes, Names] = {}
         self._unacknowledged: deque[Message] = deque()
+        self._unsafe: list[Message] = []  # of any QoS, with readings that are only in memory
         self._waiting = 0  # readings of unacknowledged messages
         self._held: Understood | None = None  # the next message, which would make that too many
         self._since_flush = 0
@@ -121,7 +124,7 @@ class Connector:
         self._delivery.close(CLOSE_S)
         self._acknowledge()
         self._session.close()
-        self._memory.save(time.time_ns(), at_once=True)
+        self._save(time.time_ns(), at_once=True)
         self._watchdog.stop()
 
     def stop(self) -> None:
@@ -188,7 +191,10 @@ class Connector:
         for reading in readings:
             self._add(reading, message)
         if names is not NAMELESS:
-            self._memory.hear(names.asset, message.arrival_time_ns, readings)
+            message.asset = names.asset
+            message.since_ns = self._memory.hear(names.asset, message.arrival_time_ns, readings)
+            if message.open_parts:
+                self._unsafe.append(message)
         message.payload = b""
 
     def _add(self, reading: Reading, message: Message) -> None:
@@ -228,7 +234,7 @@ class Connector:
         now_ns = time.time_ns()
         if not 0 <= now_ns - self._looked_at_ns < IDLE_S * 1e9:
             self._looked_at_ns = now_ns
-            self._memory.save(now_ns)
+            self._save(now_ns)
             self._silence.look(waits=self._session.up and not self._waiting)
             while self._delivery.losses:
                 self._gap_for_all(self._delivery.losses.popleft(), now_ns)
@@ -238,6 +244,10 @@ class Connector:
             self._since_flush = 0
         for frame, tokens in self._framer.due(now_ns, flush):
             self._delivery.send(frame, partial(self._on_confirmed, tokens))
+
+    def _save(self, now_ns: int, at_once: bool = False) -> None:
+        self._unsafe = [message for message in self._unsafe if message.open_parts]
+        self._memory.save(now_ns, [(message.asset, message.since_ns) for message in self._unsafe], at_once)
 
     def _is_pressing(self) -> bool:
         """Whether the broker will soon stop sending for want of acknowledgements, and frames are worth closing."""

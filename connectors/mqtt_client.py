@@ -34,7 +34,8 @@ _PUBACK = struct.Struct("!BBH")
 class Message:
     """One PUBLISH as it came. `mid` 0: QoS 0. `size_bytes`: of the payload, of which `payload` may be the beginning.
 
-    What was made of it: `weight` counts in all, `open_parts` what Kafka has not confirmed yet.
+    What was made of it: `weight` counts in all, `open_parts` what Kafka has not confirmed yet; `since_ns` is the oldest
+    time in it, of readings of `asset`.
     """
 
     connection: "Connection"
@@ -46,6 +47,8 @@ class Message:
     arrival_time_ns: int
     weight: int = 1
     open_parts: int = 0
+    asset: str = ""
+    since_ns: int = 0
 
 
 class Connection(paho.Client):  # type: ignore[misc]  # mypy is told not to look into paho

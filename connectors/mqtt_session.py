@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from connectors.mqtt_client import Connection, Message, client_id
+from connectors.mqtt_memory import Filters
 from runtime.config import Mqtt
 from runtime.health import Health
 from runtime.metrics import RETRIES
@@ -34,11 +35,15 @@ class Session:
     """Call `poll` all the time, from one thread; `wake` may be called from any.
 
     `resumes`: the broker should have the session of an earlier process. Where messages may be lost that it should have
-    kept for us, `on_loss` is called with the cause, once the broker keeps and sends them again.
+    kept for us, `on_loss` is called with the cause, once the broker keeps and sends them again. `filters`: what it
+    subscribed, so that it takes back what is no longer configured.
     """
 
-    def __init__(self, config: Mqtt, health: Health, on_loss: Callable[[str], None], resumes: bool) -> None:
+    def __init__(
+        self, config: Mqtt, health: Health, on_loss: Callable[[str], None], resumes: bool, filters: Filters
+    ) -> None:
         self._config = config
+        self._filters = filters
         self._health = health
         self._on_loss = on_loss
         self._loss = ""  # what may have cost messages since the last subscription
@@ -147,6 +152,7 @@ class Session:
         connection = Connection(self._config)
         connection.on_connect = self._on_connect
         connection.on_subscribe = self._on_subscribe
+        connection.on_unsubscribe = self._on_unsubscribe
         connection.on_disconnect = self._on_disconnect
         self._failure = ""
         self._attempt = threading.Thread(target=self._open, args=(connection,), name="mqtt-connect", daemon=True)
@@ -201,7 +207,12 @@ class Session:
             log.warning("%s kept nothing while there was no connection: the subscription has QoS 0", self._peer)
             self._loss = self._loss or "MQTT session lost"
         self._had_session = True
+        wanted = self._config.filters
+        gone = [text for text in self._filters.load() if text not in wanted] if flags.session_present else []
+        self._filters.save([*wanted, *gone])
         client.subscribe_all()
+        if gone:  # after the new ones, which may have to go on for them without a hole
+            client.unsubscribe(gone)
 
     def _on_subscribe(self, _client: Any, _data: Any, _mid: int, reasons: Sequence[Any], _properties: Any) -> None:
         refused = [
@@ -219,6 +230,14 @@ class Session:
         self.up = False
         self._health.ill(PART, f"{self._peer} refused to subscribe {', '.join(refused)}")
         self._subscribe_at_s = time.monotonic() + self._next_delay_s()
+
+    def _on_unsubscribe(self, _client: Any, _data: Any, _mid: int, reasons: Sequence[Any], _properties: Any) -> None:
+        refused = [str(reason) for reason in reasons if reason.is_failure]
+        if refused:
+            log.warning("%s refused to unsubscribe (%s); tried again later", self._peer, ", ".join(refused))
+            return
+        self._filters.save(self._config.filters)
+        log.info("%s has no subscriptions any more but those configured", self._peer)
 
     def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if reason.value == TAKEN_OVER:

@@ -176,13 +176,12 @@ class Connector:
         async def recall(item: Item, since_ns: int, until_ns: int) -> tuple[list[Value], bool] | None:
             return await opcua_history.recall(session, item, since_ns, until_ns)
 
-        if self._intake is not None and self._memory.same_items(items):
-            self._intake.recall = recall
-            return self._intake
-        if self._intake is not None:
+        if self._intake is not None and self._intake.items != items:
             await self._intake.settled()
-        self._memory.bind(items)
-        self._intake = Intake(items, self._memory, self._outlet, recall)
+        if self._intake is None or not self._memory.same_items(items):
+            self._memory.bind(items)
+            self._intake = Intake(items, self._memory, self._outlet, recall)
+        self._intake.items, self._intake.recall = items, recall  # units may have changed
         return self._intake
 
     async def _leave(self, session: Session, for_good: bool) -> None:

@@ -82,6 +82,12 @@ def time_ns(ticks: int | None, picoseconds: int | None) -> int | None:
     return ns if -_NS_MAX <= ns <= _NS_MAX else None
 
 
+def writable(text: str) -> str:
+    """A server's text with `\\xfc` for each byte that is no UTF-8: asyncua has lone surrogates there, which no frame
+    can hold."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def published(buffer: Buffer) -> Published:
     """A PublishResponse. Raises MalformedAnswer, and UaStatusCodeError where the service failed."""
     data, pos = _after_header(buffer)
@@ -237,7 +243,7 @@ def _text(value: Any) -> str:
         value = value.Text or ""
     if isinstance(value, bytes):
         value = value[:TEXT_CHARS_MAX].hex()
-    return str(value)[:TEXT_CHARS_MAX]
+    return writable(str(value)[:TEXT_CHARS_MAX])[:TEXT_CHARS_MAX]
 
 
 def _byte_string(data: bytes, pos: int) -> tuple[bytes, int]:

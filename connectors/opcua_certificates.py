@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -37,14 +38,46 @@ class OwnCertificate:
         if not (self.certificate.exists() and self.key.exists()):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             _make(self.certificate, self.key)
-        loaded = x509.load_der_x509_certificate(self.certificate.read_bytes())
+        remedy = f"delete it and {self.key.name}, start again, and let the server trust the new one"
+        try:
+            loaded = load_certificate(self.certificate)
+            load_key(self.key)
+            names = loaded.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            self.application_uri: str = names.get_values_for_type(x509.UniformResourceIdentifier)[0]
+        except (Refused, ValueError, x509.ExtensionNotFound, IndexError) as error:
+            raise Refused(f"our own certificate {self.certificate} cannot be used ({error}); {remedy}") from error
         if loaded.not_valid_after_utc <= datetime.now(UTC):
             raise Refused(
-                f"our own certificate {self.certificate} expired on {loaded.not_valid_after_utc:%Y-%m-%d}; delete it "
-                f"and {self.key.name}, start again, and let the server trust the new one"
+                f"our own certificate {self.certificate} expired on {loaded.not_valid_after_utc:%Y-%m-%d}; {remedy}"
             )
-        names = loaded.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        self.application_uri: str = names.get_values_for_type(x509.UniformResourceIdentifier)[0]
+
+
+def load_certificate(path: Path) -> x509.Certificate:
+    """The certificate in a PEM or DER file. Raises Refused where it holds none, OSError where it is not there."""
+    content = path.expanduser().read_bytes()
+    try:
+        return x509.load_pem_x509_certificate(content) if _is_pem(content) else x509.load_der_x509_certificate(content)
+    except (ValueError, x509.InvalidVersion) as error:
+        raise Refused(f"{path} holds no certificate ({error})") from error
+
+
+def load_key(path: Path) -> rsa.RSAPrivateKey:
+    """The private key in a PEM or DER file. Raises like `load_certificate`."""
+    content = path.expanduser().read_bytes()
+    load = serialization.load_pem_private_key if _is_pem(content) else serialization.load_der_private_key
+    try:
+        key = load(content, None)
+    except TypeError as error:
+        raise Refused(f"{path} is encrypted; store the key without a password: `openssl rsa -in {path}`") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise Refused(f"{path} holds no private key ({error})") from error
+    if not isinstance(key, rsa.RSAPrivateKey):
+        raise Refused(f"{path} holds no RSA key, which every policy of ours needs")
+    return key
+
+
+def _is_pem(content: bytes) -> bool:
+    return content.lstrip().startswith(b"-----BEGIN")
 
 
 def fingerprint(der: bytes) -> str:
@@ -64,20 +97,12 @@ def pinned(config: Opcua) -> bytes:
     """The server's pinned certificate, DER. Raises Refused where there is none or it is not valid today."""
     path = pin_path(config)
     try:
-        content = path.read_bytes()
+        certificate = load_certificate(path)
     except OSError as error:
         raise Refused(
             f"the server's certificate is not pinned ({path}: {error.strerror}); look at it and pin it with "
             f"`twin browse --trust {config.address}`"
         ) from error
-    try:
-        certificate = (
-            x509.load_pem_x509_certificate(content)
-            if content.lstrip().startswith(b"-----BEGIN")
-            else x509.load_der_x509_certificate(content)
-        )
-    except ValueError as error:
-        raise Refused(f"{path} holds no certificate ({error})") from error
     check_validity(certificate, f"the pinned server certificate {path}")
     return certificate.public_bytes(serialization.Encoding.DER)
 
@@ -96,9 +121,7 @@ def pin(config: Opcua, der: bytes) -> Path:
     check_validity(x509.load_der_x509_certificate(der), "the server's certificate")
     path = pin_path(config)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    partial = path.with_suffix(f".{os.getpid()}.partial")  # somebody else may pin at the same time
-    partial.write_bytes(der)
-    partial.replace(path)
+    _write(path, der)
     return path
 
 
@@ -152,8 +175,13 @@ def _make(certificate: Path, key: Path) -> None:
     pem = private.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    descriptor = os.open(key, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(pem)
-    key.chmod(0o600)
-    certificate.write_bytes(made.public_bytes(serialization.Encoding.DER))
+    _write(key, pem, mode=0o600)
+    _write(certificate, made.public_bytes(serialization.Encoding.DER))
+
+
+def _write(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Write a file in one step; somebody else may do so at the same time."""
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
+        file.write(content)
+    partial.replace(path)

@@ -35,6 +35,7 @@ class Intake:
         self._memory = memory
         self._outlet = outlet
         self.recall = recall
+        self.queue_sizes = [item.queue_size for item in items]  # as asked for, until the server has said what it keeps
         self._latest: list[Value | None] = [None] * len(items)
         self._holes: dict[int, str] = {}
         self._running: set[asyncio.Task[None]] = set()
@@ -51,7 +52,7 @@ class Intake:
         return self._latest[handle]
 
     def last_ns(self, handle: int) -> int | None:
-        """Source time of the item's newest value in Kafka."""
+        """Source time of the item's last value in Kafka."""
         return self._memory.last_ns(handle)
 
     async def take(self, values: Sequence[Value], may_have_overflowed: bool = False) -> None:
@@ -83,14 +84,13 @@ class Intake:
             arrival_ns, heard_s = time.time_ns(), time.monotonic()
             readings: list[Reading] = []
             gaps: _Gaps = {}
-            newest: dict[int, int] = {}
+            last: dict[int, int] = {}
+            values = [value for value in values if self._is_ours(value)]
+            again = self._again(values)
             if may_have_overflowed:
                 self._suspect_full_queues(values)
             for value in values:
                 handle = value.handle
-                if handle >= len(self.items):
-                    log.warning("the server sent a value for an unknown item (handle %d)", handle)
-                    continue
                 self.heard_s[handle] = heard_s
                 if self._is_repetition(value):
                     REPEATED.inc()
@@ -98,36 +98,40 @@ class Intake:
                     continue
                 new = reading(self.items[handle], value, arrival_ns)
                 if not is_placeholder(value.status):
-                    readings += await self._before(value, new, newest, gaps)
+                    since_ns = last.get(handle, self._memory.last_ns(handle))
+                    last[handle] = new.source_time_ns
+                    readings += await self._before(value, new, since_ns, handle in again, gaps)
                 readings.append(new)
             if not readings:
                 return
             await self._outlet.write(readings, _notes(gaps))
-            for handle, time_ns in newest.items():
+            for handle, time_ns in last.items():
                 self._memory.remember(handle, time_ns)
 
-    async def _before(self, value: Value, new: Reading, newest: dict[int, int], gaps: _Gaps) -> list[Reading]:
-        """What history has of the time before a new reading where something may be missing; else the gap is noted."""
+    async def _before(
+        self, value: Value, new: Reading, since_ns: int | None, again: bool, gaps: _Gaps
+    ) -> list[Reading]:
+        """What history has of the time since an item's last value where something may be missing before the new one;
+        else the gap is noted."""
         handle, item, until_ns = value.handle, self.items[value.handle], new.source_time_ns
-        since_ns = newest.get(handle, self._memory.last_ns(handle))
-        newest[handle] = max(until_ns, since_ns or until_ns)
-        if since_ns is None or until_ns <= since_ns:
-            self._holes.pop(handle, None)  # the first reading ever, or nothing was written meanwhile
+        overflow = overflowed(value.status)
+        if since_ns is None or (until_ns == since_ns and not overflow) or (until_ns < since_ns and again):
+            self._holes.pop(handle, None)  # the first reading ever, nothing was written meanwhile, or it comes again
             return []
-        recalled = await self._look_back(value, item, since_ns, until_ns, gaps)
+        cause = "the server's queue overflowed" if overflow else self._holes.get(handle)
+        if cause is None:
+            return []
+        if until_ns > since_ns:
+            self._holes.pop(handle, None)  # an older one tells nothing of what came after the last
+        recalled = await self._look_back(item, since_ns, until_ns, cause, gaps)
         return [reading(item, v, new.arrival_time_ns) for v in recalled]
 
-    async def _look_back(self, value: Value, item: Item, since_ns: int, until_ns: int, gaps: _Gaps) -> list[Value]:
-        """Notes the gap before a value, or gives what history has of it."""
-        if overflowed(value.status):
-            cause = "the server's queue overflowed"
-        elif value.handle in self._holes:
-            cause = self._holes.pop(value.handle)
-        else:
-            return []
-        found = await self.recall(item, since_ns, until_ns) if item.historised else None
+    async def _look_back(self, item: Item, since_ns: int, until_ns: int, cause: str, gaps: _Gaps) -> list[Value]:
+        """Notes a gap, or gives what history has of it. Times go back where a device's clock was set back."""
+        found = await self.recall(item, since_ns, until_ns) if item.historised and since_ns < until_ns else None
         if found is None:
-            gaps.setdefault((item.asset, since_ns, until_ns, cause), []).append(item.tag)
+            ends = min(since_ns, until_ns), max(since_ns, until_ns)
+            gaps.setdefault((item.asset, *ends, cause), []).append(item.tag)
             return []
         recalled, reaches_back = found
         if not reaches_back:
@@ -135,9 +139,19 @@ class Intake:
             gaps.setdefault((item.asset, since_ns, end_ns, cause), []).append(item.tag)
         return recalled
 
+    def _is_ours(self, value: Value) -> bool:
+        known = value.handle < len(self.items)
+        if not known:
+            log.warning("the server sent a value for an unknown item (handle %d)", value.handle)
+        return known
+
+    def _again(self, values: Sequence[Value]) -> set[int]:
+        """Items whose last value in Kafka is among these: what is older comes again, after a kill or a cut."""
+        return {v.handle for v in values if v.source_ns is not None and v.source_ns == self._memory.last_ns(v.handle)}
+
     def _suspect_full_queues(self, values: Sequence[Value]) -> None:
         for handle, n in Counter(value.handle for value in values).items():
-            if handle < len(self.items) and n >= self.items[handle].queue_size:
+            if n >= self.queue_sizes[handle]:
                 self._holes.setdefault(handle, "the server's queue was full")
 
     def _is_repetition(self, value: Value) -> bool:

@@ -15,18 +15,20 @@ from typing import Any
 from connectors.opcua_slots import UNKNOWN, Slots, fill, write
 from connectors.opcua_values import Item
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resumable:
-    """A session and subscription that the server may still hold for us. `item_ids` follow the items' order."""
+    """A session and subscription that the server may still hold for us. `item_ids` and `queue_sizes` (values that the
+    server queues) follow the items' order."""
 
     url: str
     token: str
     nonce: str
     subscription: int
     item_ids: tuple[int, ...]
+    queue_sizes: tuple[int, ...]
     publishing_ms: float
     keepalive_count: int
 
@@ -60,13 +62,13 @@ class Memory:
         self._bound[0] = number
 
     def last_ns(self, handle: int) -> int | None:
-        """Source time of the item's newest reading in Kafka; None where there never was one."""
+        """Source time of the item's last reading in Kafka; None where there never was one."""
         time_ns = self._bound[handle + 1]
         return None if time_ns == UNKNOWN else time_ns
 
     def remember(self, handle: int, time_ns: int) -> None:
-        """The item is in Kafka up to this source time. Times do not go back."""
-        self._bound[handle + 1] = max(self._bound[handle + 1], time_ns)
+        """The item's last reading in Kafka has this source time; it goes back where a device's clock is set back."""
+        self._bound[handle + 1] = time_ns
 
     def same_items(self, items: Sequence[Item]) -> bool:
         """Whether these are the items of the remembered subscription."""
@@ -127,7 +129,8 @@ class Memory:
         self._slots = Slots(self._times, len(self._keys) + 1)
         session = content["session"]
         if session is not None and self.sequence != UNKNOWN:
-            self.resumable = Resumable(**{**session, "item_ids": tuple(session["item_ids"])})
+            ids, sizes = tuple(session["item_ids"]), tuple(session["queue_sizes"])
+            self.resumable = Resumable(**{**session, "item_ids": ids, "queue_sizes": sizes})
 
 
 def _content(path: Path) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from asyncua import ua
 from pydantic import ValidationError
 
+from connectors.opcua_binary import writable
 from connectors.opcua_session import Session, chunks
 from connectors.opcua_values import Item, queue_size, tag_name
 from runtime.config import Opcua, OpcuaNode, Plant
@@ -50,8 +51,10 @@ class Nodes:
         """What to read from this server now; empty where discovery finds nothing. Raises TROUBLE."""
         for index, uri in enumerate(session.namespaces):
             self._uris.setdefault(index, uri)
-        nodes = self._configured or await discover(session, self._config.discover)
-        ids = [self._node_id(node.node, session.namespaces) for node in nodes]
+        given = [(self._node_id(node.node, session.namespaces), node) for node in self._configured]
+        # A server shows a node that was made again behind the others: in an order of ours they stay the same items.
+        given = given or sorted(await discover(session, self._config.discover), key=lambda found: found[1].node)
+        ids, nodes = [node_id for node_id, _ in given], [node for _, node in given]
         wanted = [i for i, node in enumerate(nodes) if self._unit(node) is None]
         found = dict(zip(wanted, await units(session, [ids[i] for i in wanted]), strict=True))
         return [
@@ -94,16 +97,18 @@ def by_uri(node_id: ua.NodeId, namespaces: Sequence[str]) -> str:
     """The node's text with its namespace by URI, which does not change when the server renumbers."""
     identifier = str(ua.NodeId(node_id.Identifier, 0, node_id.NodeIdType).to_string())
     if not node_id.NamespaceIndex:
-        return identifier
-    return f"nsu={namespaces[node_id.NamespaceIndex]};{identifier}"
+        return writable(identifier)
+    return writable(f"nsu={namespaces[node_id.NamespaceIndex]};{identifier}")
 
 
-async def discover(session: Session, pattern: str) -> list[OpcuaNode]:
-    """Every variable whose string id matches the pattern, as a node of the configuration. Raises TROUBLE."""
-    found: dict[tuple[str, str], OpcuaNode] = {}
+async def discover(session: Session, pattern: str) -> list[tuple[ua.NodeId, OpcuaNode]]:
+    """Every variable whose string id matches the pattern: the id as the server has it, and as a node of the
+    configuration. Raises TROUBLE."""
+    found: dict[tuple[str, str], tuple[ua.NodeId, OpcuaNode]] = {}
     expression = re.compile(pattern)
     for node_id in await variables(session):
-        match = expression.fullmatch(node_id.Identifier) if isinstance(node_id.Identifier, str) else None
+        name = node_id.Identifier
+        match = expression.fullmatch(writable(name)) if isinstance(name, str) else None
         if match is None:
             continue
         groups = match.groupdict()
@@ -112,7 +117,8 @@ async def discover(session: Session, pattern: str) -> list[OpcuaNode]:
             asset=groups["asset"],
             tag=tag_name(groups["tag"], groups.get("role")),
         )
-        if (first := found.setdefault((node.asset, node.tag), node)) is not node:
+        _, first = found.setdefault((node.asset, node.tag), (node_id, node))
+        if first is not node:
             log.warning("%s and %s are both %s/%s; the first is used", first.node, node.node, node.asset, node.tag)
     return list(found.values())
 
@@ -152,7 +158,7 @@ async def units(session: Session, nodes: Sequence[ua.NodeId]) -> list[str]:
 def _unit_text(information: object) -> str:
     if not isinstance(information, ua.EUInformation):
         return ""
-    return str(information.DisplayName.Text or "").strip()
+    return writable(str(information.DisplayName.Text or "")).strip()
 
 
 async def _children(session: Session, nodes: Iterable[ua.NodeId]) -> list[ua.ReferenceDescription]:

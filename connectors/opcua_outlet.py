@@ -4,6 +4,7 @@ One write at a time, so the order of frames per asset is the order of the writes
 """
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -81,12 +82,14 @@ class Outlet:
             return
         loop = asyncio.get_running_loop()
         all_confirmed = asyncio.Event()
-        left = len(frames)
+        left, counting = len(frames), threading.Lock()
 
-        def confirmed() -> None:  # runs in the poll thread, one at a time
+        def confirmed() -> None:  # by the thread of the client or that of the spool
             nonlocal left
-            left -= 1
-            if left == 0:
+            with counting:
+                left -= 1
+                is_last = left == 0
+            if is_last:
                 loop.call_soon_threadsafe(all_confirmed.set)
 
         for frame in frames:

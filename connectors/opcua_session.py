@@ -6,7 +6,7 @@ subscriptions without republishing). Never falls back to a weaker policy. May no
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -15,12 +15,10 @@ from asyncua.common.utils import Buffer, ServiceError
 from asyncua.crypto import security_policies
 from asyncua.crypto.uacrypto import CertProperties, InvalidSignature
 from asyncua.ua.ua_binary import struct_from_binary
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 
 from connectors import opcua_binary
 from connectors.opcua_binary import History, MalformedAnswer, Value
-from connectors.opcua_certificates import OwnCertificate, Refused, fingerprint, pinned
+from connectors.opcua_certificates import OwnCertificate, Refused, fingerprint, load_certificate, load_key, pinned
 from connectors.opcua_memory import Resumable
 from runtime.config import Opcua
 
@@ -31,12 +29,6 @@ Item = TypeVar("Item")
 TIMEOUT_S = 4.0
 SESSION_TIMEOUT_MS = 600_000
 CHUNK = 500  # nodes per request; servers that allow less say so
-
-_LIMITS = (
-    ua.NodeId(ua.ObjectIds.Server_ServerCapabilities_OperationLimits_MaxNodesPerRead),
-    ua.NodeId(ua.ObjectIds.Server_ServerCapabilities_OperationLimits_MaxMonitoredItemsPerCall),
-    ua.NodeId(ua.ObjectIds.Server_ServerCapabilities_OperationLimits_MaxNodesPerBrowse),
-)
 
 #: Everything that a server, a network or a wrong secret can do to us. None of it is a bug here, so it is retried.
 TROUBLE = (OSError, TimeoutError, ua.UaError, ServiceError, MalformedAnswer, Refused, InvalidSignature)
@@ -148,10 +140,10 @@ class Session:
         """Namespaces and operation limits."""
         self.namespaces = [str(uri) for uri in await self.client.get_namespace_array()]
         limits = ua.ObjectIds
-        names = ("MaxNodesPerRead", "MaxMonitoredItemsPerCall", "MaxNodesPerBrowse", "MaxNodesPerHistoryReadData")
+        names = ("MaxNodesPerRead", "MaxMonitoredItemsPerCall", "MaxNodesPerBrowse")
         nodes = [ua.NodeId(getattr(limits, f"Server_ServerCapabilities_OperationLimits_{name}")) for name in names]
         found = [int(v.value) if v.value > 0 else CHUNK for v in await self.read(nodes)]  # NaN and 0: no limit
-        self.read_max, self.monitor_max, self.browse_max, self.history_max = (min(n, CHUNK) for n in found)
+        self.read_max, self.monitor_max, self.browse_max = (min(n, CHUNK) for n in found)
 
 
 def chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
@@ -231,23 +223,8 @@ def _identify(client: Client, config: Opcua) -> None:
         client.set_user(config.username)
         client.set_password(config.password or "")
     if config.user_certificate_file is not None and config.user_key_file is not None:
-        client.user_certificate = _load_user_certificate(config)
-        client.user_private_key = _load_user_key(config)
-
-
-def _load_user_certificate(config: Opcua) -> Any:
-    assert config.user_certificate_file is not None
-    content = config.user_certificate_file.expanduser().read_bytes()
-    pem = content.lstrip().startswith(b"-----BEGIN")
-    return x509.load_pem_x509_certificate(content) if pem else x509.load_der_x509_certificate(content)
-
-
-def _load_user_key(config: Opcua) -> Any:
-    assert config.user_key_file is not None
-    content = config.user_key_file.expanduser().read_bytes()
-    pem = content.lstrip().startswith(b"-----BEGIN")
-    load: Callable[..., Any] = serialization.load_pem_private_key if pem else serialization.load_der_private_key
-    return load(content, None)
+        client.user_certificate = load_certificate(config.user_certificate_file)
+        client.user_private_key = load_key(config.user_key_file)
 
 
 def _check_password_is_encrypted(client: Client, config: Opcua) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import math
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 
 from asyncua import ua
@@ -17,11 +18,13 @@ from connectors.opcua_binary import MalformedAnswer, Notification, Published
 from connectors.opcua_intake import Intake
 from connectors.opcua_memory import Memory, Resumable
 from connectors.opcua_session import TIMEOUT_S, Session, chunks, describe
-from connectors.opcua_values import Item, status_name
+from connectors.opcua_values import GONE, Item, status_name
 from runtime.config import Opcua
+from runtime.health import HEALTH
 
 log = logging.getLogger(__name__)
 
+PART = "items"
 LIFETIME_S = 3600.0  # how long a server should keep the queues while we do not ask
 NOTIFICATIONS_MAX = 10_000  # values per answer; bounds memory
 REPUBLISH_MAX = 1000
@@ -98,6 +101,7 @@ class Subscription:
         """Go on with an earlier process's subscription where the server has it and every item of it."""
         self._id = resumable.subscription
         self._item_ids = list(resumable.item_ids)
+        self._intake.queue_sizes = list(resumable.queue_sizes)
         self._publishing_ms = resumable.publishing_ms
         self._keepalive_count = resumable.keepalive_count
         self.absent = {
@@ -140,9 +144,11 @@ class Subscription:
                 len(again) - 1,
             )
             refused |= dict.fromkeys(again, 0) | await self._create_items(again, with_filter=False)
+        self._tell_short_queues(handles)
         for handle in handles:
             self.absent.pop(handle, None)
         self.absent |= {i: status for i, status in refused.items() if status}
+        self._tell_refused()
         self._memory.keep(self._resumable())
 
     async def run(self) -> None:
@@ -257,9 +263,35 @@ class Subscription:
             for handle, result in zip(chunk, results, strict=True):
                 good = result.StatusCode.is_good()
                 self._item_ids[handle] = result.MonitoredItemId if good else 0
-                if not good:
+                if good:
+                    self._intake.queue_sizes[handle] = max(1, result.RevisedQueueSize)
+                else:
                     refused[handle] = result.StatusCode.value
         return refused
+
+    def _tell_refused(self) -> None:
+        """Items that the server has and does not let us subscribe: nothing comes of them, and nothing else says so."""
+        nodes = defaultdict(list)
+        for handle, status in sorted(self.absent.items()):
+            if status not in GONE:
+                nodes[status_name(status)].append(self._items[handle].node)
+        if nodes:
+            words = (f"{names[0]} (and {len(names) - 1} more): {status}" for status, names in nodes.items())
+            HEALTH.ill(PART, f"{self._config.address} refuses {'; '.join(words)}")
+        else:
+            HEALTH.well(PART, "none is refused")
+
+    def _tell_short_queues(self, handles: Sequence[int]) -> None:
+        sizes = self._intake.queue_sizes
+        short = [i for i in handles if self._item_ids[i] and sizes[i] < self._items[i].queue_size]
+        if short:
+            log.warning(
+                "%s (and %d more): the server queues %d values, not %d: what changes while nobody asks is lost sooner",
+                self._items[short[0]].node,
+                len(short) - 1,
+                sizes[short[0]],
+                self._items[short[0]].queue_size,
+            )
 
     def _resumable(self) -> Resumable:
         token, nonce = self._session.credentials
@@ -269,6 +301,7 @@ class Subscription:
             nonce=nonce,
             subscription=self._id,
             item_ids=tuple(self._item_ids),
+            queue_sizes=tuple(self._intake.queue_sizes),
             publishing_ms=self._publishing_ms,
             keepalive_count=self._keepalive_count,
         )

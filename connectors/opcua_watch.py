@@ -83,7 +83,8 @@ class Watch:
             await self._subscription.monitor(back)
             here = [i for i in back if i not in self._subscription.absent]
             self._told -= set(here)
-            log.info("%d items subscribed again, %d absent", len(here), len(self._subscription.absent))
+            if here:
+                log.info("%d items subscribed again, %d absent", len(here), len(self._subscription.absent))
 
     async def _see_behind(self, found: dict[int, Value]) -> None:
         """An item whose value moved on at two looks without a notification in between is dead on the server."""

@@ -4,8 +4,8 @@ The order rests on this: every client sends a run of records without holes that 
 Kafka may not have. So whatever dead clients still have on their way, Kafka gets no frame before its predecessor, and
 what it gets twice is recognised by the frame's identity. Three things keep a run without holes. librdkafka ends itself
 when it had to give a record up (gapless guarantee) instead of going on with the next one. The broker refuses a batch
-whose predecessor it has refused. And as a broker that has never heard of a client takes any first batch, the second
-record of an asset is handed over only when the first one is confirmed. May not know the spool.
+whose predecessor it has refused. And as a partition that has never heard of a client takes any first batch, the second
+record of an asset for a topic is handed over only when the first one is confirmed. May not know the spool.
 """
 
 import logging
@@ -53,7 +53,6 @@ class Record:
     row: int = 0
     since_s: float = 0.0
     safe: bool = False
-    confirmed: bool = False
 
 
 class Unusable(RuntimeError):
@@ -84,20 +83,20 @@ class Client:
         self._number = 0
         self._on_confirmed = on_confirmed
         self._on_trouble = on_trouble  # reason, and whether it says more than an earlier one
-        self._known: set[str] = set()  # assets with a confirmed record
-        self._first: dict[str, int] = {}  # assets whose first record is on its way
+        self._known: set[tuple[str, str]] = set()  # topic and asset: with a confirmed record
+        self._first: set[tuple[str, str]] = set()  # topic and asset: whose first record is on its way
         self._producer = Producer(_settings(kafka, self._on_error), logger=_SILENT)
 
     def take(self, record: Record, topic: str, partitions: int) -> bool:
         """Hand over the next record, for this topic; False where it has to wait. Raises Unusable."""
-        key = record.key
-        if self.failed or (not self._known and self.handed) or (key not in self._known and key in self._first):
+        place = topic, record.key
+        if self.failed or (not self._known and self.handed) or place in self._first:
             return False
-        number, key_bytes = self._number, key.encode()
+        number, key_bytes = self._number, record.key.encode()
         partition = home_partition(key_bytes, partitions)
 
         def delivered(error: KafkaError | None, _message: Message) -> None:
-            self._report(number, error)
+            self._report(number, place, error)
 
         try:
             self._producer.produce(topic, record.value, key_bytes, partition, on_delivery=delivered)
@@ -112,8 +111,8 @@ class Client:
             return False
         self._number += 1
         self.handed[number] = record
-        if key not in self._known:
-            self._first[key] = number
+        if place not in self._known:
+            self._first.add(place)
         return True
 
     def poll(self, timeout_s: float) -> None:
@@ -145,11 +144,12 @@ class Client:
             left, self.handed = list(self.handed.values()), {}
         return left
 
-    def _report(self, number: int, error: KafkaError | None) -> None:
+    def _report(self, number: int, place: tuple[str, str], error: KafkaError | None) -> None:
         with self._lock:
             record = self.handed.get(number) if error is not None else self.handed.pop(number, None)
-            if record is not None and error is None and self._first.pop(record.key, None) is not None:
-                self._known.add(record.key)
+            if record is not None and error is None and place in self._first:
+                self._first.remove(place)
+                self._known.add(place)
         if record is None:
             return
         if error is None:

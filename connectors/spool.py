@@ -6,12 +6,13 @@ of the write-ahead log is seen as well. The file exists only while something is 
 it may hold something. Used from one thread. May not know Kafka nor the field.
 """
 
+import contextlib
 import logging
 import os
 import sqlite3
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,7 +60,7 @@ class Spool:
         self._path: Path | None = None
         self._database: sqlite3.Connection | None = None
         self._count = -1
-        self._deleted = 0
+        self._deleted = 0  # up to this number a missing row is no damage
         self.since_ns = 0
         self.rows = 0
         self.bytes = 0
@@ -89,14 +90,14 @@ class Spool:
             self._create(path)
         except SpoolTrouble:
             if not found:  # there is nothing in it
-                for part in _all_of(path):
-                    part.unlink(missing_ok=True)
+                with contextlib.suppress(SpoolTrouble):
+                    _unlink(path)
             raise
         [(rows, size, last)] = self._ask(f"SELECT count(*), {_SIZE}, max(id) FROM records")
-        counted, deleted = self._counted()
+        counted, self._deleted = self._counted()
         self.rows, self.bytes = rows, int(size) + rows * ROW_BYTES
         self.last_id = max(last or 0, counted)
-        if max(last or 0, deleted) < counted:
+        if max(last or 0, self._deleted) < counted:
             raise SpoolDamaged(f"{self._path}: it ends with row {last or 0}, written were {counted}")
 
     def _create(self, path: Path) -> None:
@@ -141,8 +142,7 @@ class Spool:
         """Forget rows up to a number. Raises SpoolTrouble, SpoolDamaged."""
         [(rows, size)] = self._ask(f"SELECT count(*), {_SIZE} FROM records WHERE id <= ?", (up_to_id,))
         if rows:
-            self._deleted = max(self._deleted, up_to_id)
-            self._note()  # before: else rows that are gone on purpose could seem to be lost
+            self._note_deleted(up_to_id)
             self._change([("DELETE FROM records WHERE id <= ?", [(up_to_id,)])])
             self.rows -= rows
             self.bytes -= int(size) + rows * ROW_BYTES
@@ -153,6 +153,8 @@ class Spool:
         rows = list(rows)
         gone = [(row.id,) for row in rows if row.id not in kept]
         new = [(kept[r.id], _checksum(r.id, r.time_ns, r.topic, r.key, kept[r.id]), r.id) for r in rows if r.id in kept]
+        if (self.last_id,) in gone:
+            self._note_deleted(self.last_id)
         self._change(
             [("DELETE FROM records WHERE id = ?", gone), ("UPDATE records SET value = ?, crc = ? WHERE id = ?", new)]
         )
@@ -162,48 +164,49 @@ class Spool:
         )
 
     def remove(self) -> None:
-        """Delete the file with all that is in it."""
+        """Delete the file with all that is in it. Raises SpoolTrouble; call it again then."""
         path = self._path
         self._close()
         if path is not None:
-            for part in _all_of(path):
-                part.unlink(missing_ok=True)
+            self._path = path
+            _unlink(path)
+            self._path = None
 
     def close(self) -> None:
         """Let go of the file; what is in it stays."""
         self._close()
 
-    def rescue(self) -> tuple[int, Path]:
+    def rescue(self, beat: Callable[[], object]) -> tuple[int, Path]:
         """Leave a damaged file as it is under another name and go on with a new one that has every row that can still
         be read, under its old number. Gives how many numbers have no row now (at most so many rows are lost), and
-        where the damaged file is. Raises SpoolTrouble; killed in between, the next `open` finds the damage again."""
+        where the damaged file is. It may take minutes; `beat` is called all the time. Raises SpoolTrouble; killed in
+        between, the next `open` finds the damage again."""
         if self._path is None:
             raise SpoolTrouble("the spool is not open")
         old, since_ns = self._path, self.since_ns
         new = old.with_name(f"{self._prefix}{since_ns + 1}.sqlite")
         try:
-            for path in _all_of(new):
-                path.unlink(missing_ok=True)
+            _unlink(new)
             copy = Spool(self._directory, self._connector_id)
             copy._create(new.with_suffix(".part"))
-            missing, last = self._salvage_into(copy)
+            missing, last = self._salvage_into(copy, beat)
             copy._close()
             new.with_suffix(".part").replace(new)
             new.with_suffix(".count").write_bytes(_counter(last, last))
             self._close()
             aside = old.with_suffix(".damaged")
             old.replace(aside)
-            for path in _all_of(old):
-                path.unlink(missing_ok=True)
+            _unlink(old)
         except OSError as error:
             raise error if isinstance(error, SpoolTrouble) else SpoolTrouble(str(error)) from error
         self.open(since_ns)
         return missing, aside
 
-    def _salvage_into(self, copy: "Spool") -> tuple[int, int]:
+    def _salvage_into(self, copy: "Spool", beat: Callable[[], object]) -> tuple[int, int]:
         first, last = self._reach()
         missing = 0
         for chunk in self._salvage(first, last) if self._database is not None else ():
+            beat()
             if isinstance(chunk, int):
                 missing += chunk
             else:
@@ -221,7 +224,7 @@ class Spool:
 
     def _salvage(self, first: int, last: int) -> Iterator[list[Row] | int]:
         """All rows of a range that can be read, in pieces, and the numbers of rows that cannot: what fails is halved
-        until it is one row."""
+        until it is one row, unless there is no database at all."""
         while first <= last:
             end = min(last, first + PIECE_ROWS - 1)
             yield from self._salvage_piece(first, end)
@@ -230,9 +233,9 @@ class Spool:
     def _salvage_piece(self, first: int, last: int) -> Iterator[list[Row] | int]:
         try:
             rows = self._read(first - 1, last - first + 1, 1 << 62, None, last)
-        except (SpoolDamaged, SpoolTrouble):
-            if first == last:
-                yield 1
+        except (SpoolDamaged, SpoolTrouble) as error:
+            if first == last or _name(error.__cause__) == "SQLITE_NOTADB":
+                yield last - first + 1
                 return
             middle = (first + last) // 2
             yield from self._salvage_piece(first, middle)
@@ -275,6 +278,11 @@ class Spool:
         data = os.pread(self._count, _COUNT.size, 0) if self._count >= 0 else b""
         last, deleted = _COUNT.unpack(data)[:2] if len(data) == _COUNT.size else (0, 0)
         return (last, deleted) if data == _counter(last, deleted) else (0, 0)
+
+    def _note_deleted(self, up_to_id: int) -> None:
+        """Before it happens: else rows that are gone on purpose could seem to be lost."""
+        self._deleted = max(self._deleted, up_to_id)
+        self._note()
 
     def _note(self) -> None:
         """Not synced: it must outlive the process, and after a power cut it may be old."""
@@ -335,11 +343,25 @@ def _all_of(path: Path) -> list[Path]:
     return [path.with_suffix(suffix) for suffix in (".sqlite", ".sqlite-wal", ".sqlite-shm", ".count", *_UNFINISHED)]
 
 
+def _unlink(path: Path) -> None:
+    """Delete a spool's files, as far as they are there. Raises SpoolTrouble."""
+    try:
+        for part in _all_of(path):
+            part.unlink(missing_ok=True)
+    except OSError as error:  # a read-only disk says so of files, too, that are not there
+        raise SpoolTrouble(str(error)) from error
+
+
 def _as_ours(error: sqlite3.Error) -> SpoolTrouble | SpoolDamaged:
     """SQLite says for a full disk, missing rights and a lock that it is operational; anything else is the file."""
-    name = getattr(error, "sqlite_errorname", "")
+    name = _name(error)
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or not isinstance(error, sqlite3.OperationalError):
         return SpoolDamaged(str(error))
     if name == "SQLITE_ERROR" or name.startswith("SQLITE_IOERR_SHORT_READ"):  # a schema that is not ours; a cut file
         return SpoolDamaged(str(error))
     return SpoolTrouble(str(error))
+
+
+def _name(error: BaseException | None) -> str:
+    """SQLite's name of an error; empty where it has none."""
+    return getattr(error, "sqlite_errorname", "")

@@ -117,6 +117,7 @@ def _gap(memory: Memory, frame: EstimateFrame) -> Raised:
     lost = "an unknown number of" if gap.lost is None else str(gap.lost)
     alert = Alert(
         asset=frame.asset,
+        tag=frame.tags[0] if len(frame.tags) == 1 else "",
         kind="gap",
         severity="warning",
         time_ns=gap.to_ns,

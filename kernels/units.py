@@ -78,6 +78,16 @@ def convert_span(span: tuple[float, float], source: str, target: str) -> tuple[f
     return None if low is None or high is None else (low, high)
 
 
+def convert_difference(value: float, source: str, target: str) -> float | None:
+    """A difference of two values (a rate, a tolerance) in another unit, or None: as `convert`, without the offset."""
+    if source == target:
+        return value
+    a, b = unit_of(source), unit_of(target)
+    if a is None or b is None or a.kind != b.kind:
+        return None
+    return value if a.factor == b.factor else value * a.factor / b.factor
+
+
 def kind_of(tag: str) -> str:
     """The kind a tag's name says it is, "other" where it says none.
 

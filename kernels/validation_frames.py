@@ -20,6 +20,9 @@ from schemas.states import StageState
 I64 = NDArray[np.int64]
 #: Column of the state: unit of each tag's last reading, text, one per row.
 UNIT = "unit"
+#: Characters of a unit that the state keeps, as many as MQTT and the configuration allow. It is as wide as its widest
+#: unit, a codec has to bound that, and an OPC UA server may send any: a row for a missing reading has what is left.
+UNIT_CHARS_MAX = 64
 RAW_COLUMNS = tuple(columns_of(Frame))
 COLUMN_TYPES = columns_of(ValidatedFrame)
 #: What a row for a missing reading has in the columns that the plan does not give.
@@ -162,8 +165,8 @@ def _rejected(frame: Frame, i: int, stage: str) -> Rejected:
 
 @lru_cache(1024)
 def units_array(units: tuple[str, ...]) -> Column:
-    """Units as an array of text, shape (units,), as wide as the longest; read-only."""
-    texts = np.array(units or ("",), np.str_)[: len(units)]
+    """The first UNIT_CHARS_MAX of units as an array of text, shape (units,), as wide as the longest; read-only."""
+    texts = np.array([unit[:UNIT_CHARS_MAX] for unit in units] or [""], np.str_)[: len(units)]
     texts.setflags(write=False)
     return texts
 

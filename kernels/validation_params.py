@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.stage import Settings, readonly
-from kernels.units import KINDS, convert_span, kind_of
+from kernels.units import KINDS, convert_difference, convert_span, kind_of
 
 #: Columns of a row of limits, in this order.
 LIMITS = (
@@ -19,6 +19,8 @@ LIMITS = (
     "spike_percent", "rate_suspect_per_s", "rate_fail_per_s", "flat_tolerance", "flat_suspect_s", "flat_fail_s",
     "restart_after",
 )  # fmt: skip
+#: Limits that are differences of values, in the tag's unit as its spans are.
+DIFFERENCES = ("rate_suspect_per_s", "rate_fail_per_s", "flat_tolerance")
 #: Columns of a row of time limits, i64 in ns.
 TIME_LIMITS = ("ahead_limit_s", "behind_limit_s", "gap_s")
 FOREVER = np.iinfo(np.int64).max
@@ -59,11 +61,17 @@ class ValidationParams:
 
 
 def limits(settings: Mapping[str, Any], tag: str, unit: str) -> tuple[float, ...]:
-    """One tag's limits in the order of LIMITS, for readings in `unit` (the configured one where that is empty)."""
+    """One tag's limits in the order of LIMITS, for readings in `unit` (the configured one where that is empty).
+
+    What is configured in a unit that cannot be converted into the reading's is not evaluated.
+    """
     tests: Mapping[str, Any] = settings["validation"]
-    fail, suspect = spans(settings, tag, unit or settings["unit"] or "")
+    unit = unit or settings["unit"] or ""
+    fail, suspect = spans(settings, tag, unit)
     ends = {"fail_low": fail[0], "fail_high": fail[1], "suspect_low": suspect[0], "suspect_high": suspect[1]}
-    values = {**tests, **ends}
+    given = {name: tests[name] for name in DIFFERENCES if tests[name] is not None}
+    scaled = {name: convert_difference(value, settings["unit"] or unit, unit) for name, value in given.items()}
+    values = {**tests, **ends, **scaled}
     return tuple(np.nan if values[name] is None else float(values[name]) for name in LIMITS)
 
 

@@ -5,7 +5,7 @@ missing readings go in. Values are only compared for equality here. May not know
 Jitted functions call only those of this file (see `kernels.jit`).
 
 Per tag the last `REMEMBERED` readings are remembered (source time and value bits). That is as many as an MQTT
-connector may have unacknowledged, so whatever is delivered again after a crash is found among them. What repeats a
+connector may have unacknowledged; what more than that coming again does, decision 0006 says. What repeats a
 time that is forgotten already has ordinal 0 again. A device whose clock was set back is late until its time has caught
 up; one that is ahead by more than the limit is suspect, but makes nothing late.
 """
@@ -108,7 +108,7 @@ def soonest(memory: Memory, limits_ns: I64) -> int:
 
 @jit
 def recall(memory: Memory, r: int, time_ns: int, bits: int, repeatable: bool) -> int:
-    """Ordinal for a reading of the state's row r; −1 where the same reading is remembered already."""
+    """1 more than the largest ordinal remembered at that time, 0 for none; −1 where the same reading is remembered."""
     ordinal = 0
     if time_ns > memory.seen_max_ns[r]:
         return ordinal
@@ -117,6 +117,28 @@ def recall(memory: Memory, r: int, time_ns: int, bits: int, repeatable: bool) ->
             if repeatable and memory.seen_bits[r, k] == bits:
                 return -1
             ordinal = max(ordinal, int(memory.seen_ordinal[r, k]) + 1)
+    return ordinal
+
+
+@jit
+def free_ordinal(memory: Memory, r: int, time_ns: int, ordinal: int) -> int:
+    """The first ordinal, from the given one on, with which the reading is a point of its own in the store.
+
+    A point's time is source time + ordinal, so another value at T may have the place of a reading at T + 1.
+    """
+    if time_ns > later(memory.seen_max_ns[r], IMPUTED_ORDINAL):
+        return ordinal
+    first_ns = max(time_ns, NEVER + IMPUTED_ORDINAL) - IMPUTED_ORDINAL
+    last_ns = later(time_ns, IMPUTED_ORDINAL)
+    k = 0
+    while k < min(memory.seen_count[r], REMEMBERED):
+        seen_ns = memory.seen_time_ns[r, k]
+        near = first_ns <= seen_ns <= last_ns  # else the difference may overflow
+        if near and seen_ns - time_ns + int(memory.seen_ordinal[r, k]) == ordinal:
+            ordinal += 1
+            k = 0
+        else:
+            k += 1
     return ordinal
 
 
@@ -132,10 +154,10 @@ def remember(memory: Memory, r: int, time_ns: int, bits: int, ordinal: int) -> N
 
 
 @jit
-def time_tests(memory: Memory, r: int, source_ns: int, arrival_ns: int, ordinal: int, limits_ns: I64) -> int:
-    """LATE, TIME, both or 0. `ordinal` above 0: another value at the same time is remembered."""
+def time_tests(memory: Memory, r: int, source_ns: int, arrival_ns: int, same_time: bool, limits_ns: I64) -> int:
+    """LATE, TIME, both or 0. `same_time`: another value at that time is remembered."""
     tests = 0
-    if source_ns <= memory.newest_ns[r] or ordinal > 0:
+    if source_ns <= memory.newest_ns[r] or same_time:
         tests |= LATE
     if source_ns > later(arrival_ns, limits_ns[r, AHEAD]) or arrival_ns > later(source_ns, limits_ns[r, BEHIND]):
         tests |= TIME
@@ -190,11 +212,12 @@ def plan_frame(
             plan, used = overdue(plan, used, clock_ns, memory, limits_ns, unit)
             due_ns = soonest(memory, limits_ns)
         source_ns = readings.source_ns[i]
-        ordinal = recall(memory, r, source_ns, readings.bits[i], (readings.mark[i] & ARRIVAL_TIME_USED) == 0)
+        before = recall(memory, r, source_ns, readings.bits[i], (readings.mark[i] & ARRIVAL_TIME_USED) == 0)
+        ordinal = before if before < 0 else free_ordinal(memory, r, source_ns, before)
         if ordinal < 0 or ordinal >= IMPUTED_ORDINAL:
             verdict[i] = REPEATED if ordinal < 0 else CROWDED
             continue
-        tests = time_tests(memory, r, source_ns, readings.arrival_ns[i], ordinal, limits_ns)
+        tests = time_tests(memory, r, source_ns, readings.arrival_ns[i], before > 0, limits_ns)
         remember(memory, r, source_ns, readings.bits[i], ordinal)
         memory.heard_ns[r] = clock_ns
         due_ns = min(due_ns, deadline(clock_ns, limits_ns[r, GAP]))

@@ -108,8 +108,7 @@ class Queries:
         found = self.range(asset, tag, start_ns, stop_ns).assign(version=0)
         for run in sorted(filter(version_of, names), key=version_of):
             newer = pd.concat(self._pages(run, asset, tag, start_ns, stop_ns)).assign(version=version_of(run))
-            if not newer.empty:
-                found = _overlaid(found, newer, *(self._end(run, asset, tag, order) for order in ("ASC", "DESC")))
+            found = _overlaid(found, newer, *(self._end(run, asset, tag, order) for order in ("ASC", "DESC")))
         return found
 
     def pages(self, asset: str, tag: str, start: Moment, stop: Moment = "now") -> Iterator[pd.DataFrame]:

@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from replay.sources.span import patiently
 from replay.sources.topic import SourceError
 from runtime.config import Kafka
-from runtime.kafka import client_settings
+from runtime.kafka import client_settings, watermarks
 from runtime.partitions import home_partition
 from schemas.codec import DecodeError, decode
 from schemas.generations import Marks
@@ -120,8 +119,8 @@ class Mirror:
 
     def ends(self, topic: Topic) -> tuple[int, ...]:
         """Where the partitions of a followed topic end now."""
-        places = [TopicPartition(topic.full_name(self._source.prefix), p) for p in range(self._source.partitions)]
-        return tuple(patiently(self._consumer.get_watermark_offsets, place)[1] for place in places)
+        name = topic.full_name(self._source.prefix)
+        return tuple(watermarks(self._consumer, name, p)[1] for p in range(self._source.partitions))
 
     def flush(self) -> None:
         """Return when Kafka has all copies."""
@@ -178,9 +177,7 @@ def ends_of(kafka: Kafka, topic: Topic) -> tuple[int, ...]:
     """Where each partition of a topic ends now. Raises KafkaException."""
     name = topic.full_name(kafka.prefix)
     with closing(Consumer({**client_settings(kafka), "group.id": "unused"})) as consumer:
-        return tuple(
-            patiently(consumer.get_watermark_offsets, TopicPartition(name, p))[1] for p in range(kafka.partitions)
-        )
+        return tuple(watermarks(consumer, name, p)[1] for p in range(kafka.partitions))
 
 
 def _present(kafka: Kafka, topic: Topic, starts: Sequence[int]) -> Present:

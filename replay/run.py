@@ -16,7 +16,7 @@ from queries.versions import version_of
 from replay import workers
 from replay.fold.beginning import LIVE, NOTHING, WARM_UP, Beginning, beginning_of, warm_up_s
 from replay.fold.chain import READINGS_MAX
-from replay.fold.lane import steps_from
+from replay.fold.lane import Folded, steps_from
 from replay.results import provenance
 from replay.results.provenance import Corrected, Provenance
 from replay.results.writers import FolderWriter, NoWriter, TopicWriter, WriteError, Writer, create_run_topics
@@ -96,13 +96,14 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What is to be folded. `source` is called in every worker; `corrected`: see `Provenance`."""
+    """What is to be folded. `source` is called in every worker; `check`: see `Plan`; `corrected`: see `Provenance`."""
 
     raw: Kept
     span: Span
     beginning: Beginning
     tasks: Sequence[Task]
     source: Callable[[], Any]
+    check: Callable[[Folded], None] = lambda _: None
     corrected: Mapping[str, Corrected] = field(default_factory=dict)
 
 
@@ -140,6 +141,7 @@ def carry_out(request: Request, job: Job, watch: Callable[[Result], None]) -> Re
         states=job.beginning.states,
         source=job.source,
         writer=_writer(request),
+        check=job.check,
     )
     processes = min(request.workers or os.cpu_count() or 1, len(job.tasks))
     result, digests = _run(plan, processes, job.span.records, watch)

@@ -90,7 +90,9 @@ class Told:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What every worker needs. `source` and `writer` are called in the worker."""
+    """What every worker needs. `source` and `writer` are called in the worker; `check` for what came out of each frame,
+    after it was written: it raises WriteError where that fails the run.
+    """
 
     tasks: Sequence[Task]
     steps: Sequence[Step]
@@ -100,6 +102,7 @@ class Plan:
     states: Mapping[int, Mapping[str, Sequence[StageState]]]
     source: Callable[[], Any]
     writer: Callable[[], Writer]
+    check: Callable[[Folded], None] = lambda _: None
 
 
 def run(plan: Plan, workers: int, tell: Callable[[Told], None]) -> None:
@@ -219,6 +222,8 @@ class _Worker:
             yield batch if asset is None else [record for record in batch if record.key == asset.encode()]
 
     def _keep(self, found: Folded, digests: Digests) -> None:
+        self._writer.take(found)
+        self._plan.check(found)
         counts = self._counts
         counts.rejected += len(found.rejected)
         counts.alerts += len(found.alerts) + (0 if found.twin is None else len(found.twin.alerts))
@@ -228,7 +233,6 @@ class _Worker:
             counts.joined += 1
             counts.outputs += found.twin is not None
             digests.take(found)
-        self._writer.take(found)
 
     def _times(self, batch: Sequence[RawRecord]) -> None:
         counts, first, last = self._counts, batch[0].time_ms, batch[-1].time_ms

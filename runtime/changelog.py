@@ -15,7 +15,7 @@ from typing import NamedTuple
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from runtime.config import Kafka
-from runtime.kafka import client_settings, close_aside
+from runtime.kafka import close_aside, read_to_end_settings
 from runtime.metrics import RETRIES
 from schemas.codec import DecodeError, decode_as, encode
 from schemas.states import StageState
@@ -120,10 +120,7 @@ def _report(error: KafkaError, topic: str) -> None:
 
 def _settings(kafka: Kafka, group: str) -> dict[str, object]:
     return {
-        **client_settings(kafka),
-        "group.id": group,
-        "enable.auto.commit": False,
-        "enable.partition.eof": True,
+        **read_to_end_settings(kafka, group),
         "auto.offset.reset": "error",
         "fetch.message.max.bytes": FETCH_BYTES,
         "queued.max.messages.kbytes": QUEUE_KBYTES,

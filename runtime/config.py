@@ -9,7 +9,8 @@ import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NoReturn, Self, get_args
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -17,7 +18,6 @@ from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
-    TypeAdapter,
     field_validator,
     model_validator,
 )
@@ -27,11 +27,29 @@ from schemas.topics import user_id
 
 Span = tuple[float, float]
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+Unit = Annotated[str, Field(max_length=64)]  # as many characters as a unit over MQTT may have
 Positive = Annotated[float, Field(gt=0)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 #: A limit that can be switched off: TOML has no null, so the file says "off".
 Limit = Annotated[Positive | None, BeforeValidator(lambda value: None if value == "off" else value)]
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_BROKER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/,\[\]]+)(:\d{1,5})?")
+#: Settings of Kafka that go with a protocol of users, and with one of certificates.
+_WITH_SASL = ("username", "password_file", "passwords_dir", "KAFKA_USERNAME")
+_WITH_TLS = ("ca_file", "certificate_file", "key_file", "KAFKA_CA_FILE")
+
+
+class ConfigurationError(ValueError):
+    """The configuration or the environment cannot be used. `problems` has one line for each thing that is wrong."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class UnreadableSecret(ConfigurationError, OSError):
+    """The file of a secret cannot be read; also an OSError, as for whoever tries again until it can."""
 
 
 class Section(BaseModel):
@@ -40,12 +58,62 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def secret(variable: str, file: Path | None) -> str | None:
-    """A secret from a file, else from the file in VARIABLE_FILE, else from VARIABLE, else None. Never logged."""
+def secret(variable: str, file: Path | None, encoding: str = "utf-8") -> str | None:
+    """A secret from a file, else from the file in VARIABLE_FILE, else from VARIABLE, else None. Never logged.
+
+    White space around it is not part of it. Raises UnreadableSecret, and ConfigurationError where it has characters
+    that cannot be sent in `encoding`; the message says where it stands and nothing of it.
+    """
+    where, found = variable, os.environ.get(variable)
     named = file or os.environ.get(f"{variable}_FILE")
     if named is not None:
-        return Path(named).read_text("utf-8").strip()
-    return os.environ.get(variable)
+        where = str(file or f"{variable}_FILE = {named}")
+        try:
+            found = Path(named).read_text("utf-8", "surrogateescape")
+        except OSError as error:
+            raise UnreadableSecret([f"{where}: cannot be read ({error.strerror})"]) from error
+    if found is None:
+        return None
+    found = found.strip()
+    if _CONTROL.search(found) or not _can_be_sent(found, encoding):
+        raise ConfigurationError([f"{where}: has a character that cannot be sent; allowed is one line of {encoding}"])
+    return found
+
+
+def _can_be_sent(text: str, encoding: str) -> bool:
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def port(variable: str, default: int) -> int:
+    """A TCP port from the environment, else the default. Raises ConfigurationError.
+
+    Kubernetes sets MQTT_PORT=tcp://10.0.0.1:1883 in every pod where there is a service "mqtt".
+    """
+    text = os.environ.get(variable)
+    if text is None:
+        return default
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
+        _refuse(variable, text, "a number from 1 to 65535")
+    return int(text)
+
+
+def _url(name: str, value: str, schemes: tuple[str, ...]) -> str:
+    try:
+        parts = urlsplit(value)
+        good = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of the port, or of an IPv6 address
+        good = False
+    if not good:
+        _refuse(name, value, " or ".join(f"{scheme}://HOST:PORT" for scheme in schemes))
+    return value
+
+
+def _refuse(name: str, value: str, allowed: str) -> NoReturn:
+    raise ConfigurationError([f"{name} = {value!r}: allowed is {allowed}"])
 
 
 def state_directory() -> Path:
@@ -84,13 +152,37 @@ class Kafka(Section):
 
     @property
     def address(self) -> str:
-        """Bootstrap servers, `host:port[,host:port]`."""
-        return self.bootstrap or os.environ.get("KAFKA_BOOTSTRAP", "127.0.0.1:9092")
+        """Bootstrap servers, `host:port[,host:port]`. Raises ConfigurationError."""
+        found = self.bootstrap or os.environ.get("KAFKA_BOOTSTRAP", "127.0.0.1:9092")
+        if not all(_BROKER.fullmatch(server.strip()) for server in found.split(",")):
+            _refuse("kafka.bootstrap" if self.bootstrap else "KAFKA_BOOTSTRAP", found, "HOST:PORT[,HOST:PORT]")
+        return found
 
     @property
     def protocol(self) -> Protocol:
-        """How clients connect."""
-        return self.security or TypeAdapter(Protocol).validate_python(os.environ.get("KAFKA_SECURITY", "PLAINTEXT"))
+        """How clients connect.
+
+        Raises ConfigurationError where nothing is known by that name, where it would send a password in clear, and
+        where it would leave out users or certificates that are configured.
+        """
+        name = self.security or os.environ.get("KAFKA_SECURITY", "PLAINTEXT")
+        found: Protocol | None = next((known for known in get_args(Protocol) if known == name), None)
+        if found is None:
+            _refuse("KAFKA_SECURITY", name, ", ".join(get_args(Protocol)))
+        if self.sasl_mechanism == "PLAIN" and found == "SASL_PLAINTEXT":
+            raise ConfigurationError(
+                ['sasl_mechanism = "PLAIN" with security = "SASL_PLAINTEXT" would send the password in clear']
+            )
+        users = () if found.startswith("SASL") else self._given(_WITH_SASL)
+        certificates = () if found.endswith("SSL") else self._given(_WITH_TLS)
+        if users or certificates:
+            raise ConfigurationError(
+                [
+                    f'Kafka\'s {", ".join((*users, *certificates))} with security = "{found}" would not be used; set '
+                    f"security, or KAFKA_SECURITY, to {'SASL_SSL' if users else 'SSL or SASL_SSL'}"
+                ]
+            )
+        return found
 
     @property
     def user(self) -> str | None:
@@ -117,16 +209,16 @@ class Kafka(Section):
         found = self.ca_file or os.environ.get("KAFKA_CA_FILE")
         return None if found is None else Path(found)
 
+    def _given(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of these settings and variables that are set."""
+        return tuple(name for name in names if (os.environ.get(name) if name.isupper() else getattr(self, name)))
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.sasl_mechanism == "PLAIN" and self.security == "SASL_PLAINTEXT":
-            raise ValueError(
-                'sasl_mechanism = "PLAIN" with security = "SASL_PLAINTEXT" would send the password in clear'
-            )
         if self.passwords_dir is not None and (self.username is not None or self.password_file is not None):
             raise ValueError("passwords_dir: every process has its own user; leave username and password_file out")
-        if (self.username or self.passwords_dir) is not None and self.security in ("PLAINTEXT", "SSL"):
-            raise ValueError(f'a user with security = "{self.security}" would not be used; allowed is SASL_SSL')
+        if self.model_fields_set:  # the defaults say nothing that the environment could contradict
+            _ = self.protocol  # for its errors
         return self
 
 
@@ -142,8 +234,11 @@ class Influxdb(Section):
 
     @property
     def address(self) -> str:
-        """Base URL."""
-        return self.url or os.environ.get("INFLUX_URL", "http://127.0.0.1:8086")
+        """Base URL. Raises ConfigurationError."""
+        name, found = "influxdb.url", self.url
+        if not found:
+            name, found = "INFLUX_URL", os.environ.get("INFLUX_URL", "http://127.0.0.1:8086")
+        return _url(name, found, ("http", "https"))
 
     @property
     def organisation(self) -> str:
@@ -157,8 +252,8 @@ class Influxdb(Section):
 
     @property
     def token(self) -> str:
-        """API token; empty where none is set."""
-        return secret("INFLUX_TOKEN", self.token_file) or ""
+        """API token; empty where none is set. Raises as `secret`."""
+        return secret("INFLUX_TOKEN", self.token_file, "latin-1") or ""  # which is what an HTTP header holds
 
     def as_role(self, role: str) -> Self:
         """The same for one process: the sink and who retries have tokens that write, who looks one that reads,
@@ -217,11 +312,10 @@ class Mqtt(Section):
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port of the broker."""
-        default = 8883 if self.tls else 1883
+        """Host and port of the broker. Raises ConfigurationError."""
         return (
             self.host or os.environ.get("MQTT_HOST", "127.0.0.1"),
-            self.port or int(os.environ.get("MQTT_PORT", default)),
+            self.port or port("MQTT_PORT", 8883 if self.tls else 1883),
         )
 
     @property
@@ -250,7 +344,7 @@ class OpcuaNode(Section):
     node: str = Field(pattern=r"^(ns=\d+;|nsu=[^;]+;)?[isgb]=.+$")
     asset: str = Field(min_length=1)
     tag: str = Field(min_length=1)
-    unit: str | None = None  # None: the server's EngineeringUnits
+    unit: Unit | None = None  # None: the server's EngineeringUnits
     read: Literal["subscribe", "cyclic"] = "subscribe"
     interval_s: Positive | None = None  # sampling or reading interval; None: the tag's, else the publishing interval
     historised: bool = False
@@ -284,8 +378,11 @@ class Opcua(Section):
 
     @property
     def address(self) -> str:
-        """Endpoint URL."""
-        return self.url or os.environ.get("OPCUA_URL", "opc.tcp://127.0.0.1:4840")
+        """Endpoint URL. Raises ConfigurationError."""
+        name, found = "opcua.url", self.url
+        if not found:
+            name, found = "OPCUA_URL", os.environ.get("OPCUA_URL", "opc.tcp://127.0.0.1:4840")
+        return _url(name, found, ("opc.tcp",))
 
     @property
     def password(self) -> str | None:
@@ -372,7 +469,7 @@ class Tag(Section):
     """Everything about the tags that match a pattern `asset/tag`."""
 
     kind: Literal["temperature", "pressure", "flow_rate", "ph", "other"] | None = None  # None: by the tag's name
-    unit: str | None = None  # None: as the reading says
+    unit: Unit | None = None  # None: as the reading says
     interval_s: Positive | None = None  # expected (MQTT), sampling or reading (OPC UA) interval
     deadband: Positive | None = None  # edge reduction, in the unit: drop changes not greater than this
     swinging_door: Positive | None = None  # edge reduction, in the unit: largest deviation of the compressed trend
@@ -456,8 +553,8 @@ class Plant(Section):
         """Settings of one tag: all matching patterns of `[tags]`, merged."""
         found = self._tags.get((asset, tag))
         if found is None:
-            merged = _merged(BUILT_IN_TAGS, f"{asset}/{tag}")
-            merge_into(merged, _merged(self.tags, f"{asset}/{tag}"))
+            merged = merged_for(f"{asset}/{tag}", BUILT_IN_TAGS)
+            merge_into(merged, merged_for(f"{asset}/{tag}", self.tags))
             found = Tag.model_validate(merged)
             self._tags[asset, tag] = found
         return found
@@ -466,12 +563,13 @@ class Plant(Section):
         """Settings of one asset: all matching patterns of `[assets]`, merged."""
         found = self._assets.get(asset)
         if found is None:
-            found = Asset.model_validate(_merged(self.assets, asset))
+            found = Asset.model_validate(merged_for(asset, self.assets))
             self._assets[asset] = found
         return found
 
 
-def _merged(patterns: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
+def merged_for(name: str, patterns: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What the patterns that match a name say together, later ones over earlier ones."""
     merged: dict[str, Any] = {}
     for pattern, values in patterns.items():
         if fnmatchcase(name, pattern):

@@ -4,10 +4,10 @@ import contextlib
 import re
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 
 from runtime.config import Kafka
@@ -23,6 +23,11 @@ RECONNECT_MS = 1000
 #: that is used for longer ends where it is forgotten, and only takes its time there.
 END_AFTER_S = 1.0
 LEARN_S = 2.0
+
+#: How often and how a question about offsets is asked again while a partition has no leader.
+ASK_ATTEMPTS, ASK_AGAIN_S, ASK_TIMEOUT_S = 20, 0.5, 10.0
+
+T = TypeVar("T")
 
 
 class TopicMismatch(RuntimeError):
@@ -50,6 +55,36 @@ def client_settings(kafka: Kafka) -> dict[str, str | int]:
             "sasl.password": kafka.password,
         }
     return {name: value for name, value in settings.items() if value is not None}
+
+
+def read_to_end_settings(kafka: Kafka, group: str) -> dict[str, Any]:
+    """Settings of a consumer that reads to the end of what is there, and commits nothing. The client wants a group all
+    the same: one that its user may name.
+    """
+    return {
+        **client_settings(kafka),
+        "group.id": group,
+        "enable.auto.commit": False,
+        "enable.partition.eof": True,
+    }
+
+
+def watermarks(consumer: Consumer, topic: str, partition: int) -> tuple[int, int]:
+    """First and next offset of a partition, asked patiently. Raises KafkaException."""
+    place = TopicPartition(topic, partition)
+    low, high = patiently(lambda: consumer.get_watermark_offsets(place, timeout=ASK_TIMEOUT_S))
+    return low, high
+
+
+def patiently(ask: Callable[[], T]) -> T:
+    """What Kafka answers, asked again while a partition has no leader: of a topic just made, or as its broker starts.
+    Raises KafkaException.
+    """
+    for _ in range(ASK_ATTEMPTS - 1):
+        with contextlib.suppress(KafkaException):
+            return ask()
+        time.sleep(ASK_AGAIN_S)
+    return ask()
 
 
 def untimed(text: str) -> str:

@@ -6,16 +6,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from runtime.config import Asset, Plant, Tag, merge_into
+from runtime.config import Asset, ConfigurationError, Plant, Tag, merge_into, merged_for
+from runtime.patterns import named, together
 
-
-class ConfigurationError(ValueError):
-    """The configuration cannot be used. `problems` has one line for each thing that is wrong."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
-
+__all__ = ["ConfigurationError", "load", "load_changed"]
 
 #: What of a configuration decides what results are, and so what a what-if may change.
 WHAT_IF = ("tags", "assets", "twin")
@@ -59,10 +53,27 @@ def _checked(path: Path, text: dict[str, Any]) -> Plant:
     for table, model in (("tags", Tag), ("assets", Asset)):
         patterns = text.get(table, {})
         for pattern, values in patterns.items() if isinstance(patterns, dict) else ():
-            problems += _problems(path, model, values, (table, pattern))
+            problems += _problems(path, model, values, (table, _quoted(pattern)))
+    if not problems:
+        problems = _clashes(path, "tags", Tag, text.get("tags", {})) + _clashes(
+            path, "assets", Asset, text.get("assets", {})
+        )
     if problems:
         raise ConfigurationError(problems)
     return Plant.model_validate(text)
+
+
+def _clashes(path: Path, table: str, model: type[BaseModel], patterns: dict[str, dict[str, Any]]) -> list[str]:
+    """What patterns say together that each may say alone."""
+    problems: list[str] = []
+    blamed: list[set[str]] = []
+    for group, name in together(patterns):
+        if any(fewer <= set(group) for fewer in blamed):
+            continue
+        found = _problems(path, model, merged_for(name, patterns), (named(table, group),))
+        blamed += [set(group)] if found else []
+        problems += found
+    return problems
 
 
 def _problems(path: Path, model: type[BaseModel], values: Any, where: tuple[str, ...]) -> list[str]:
@@ -74,13 +85,16 @@ def _problems(path: Path, model: type[BaseModel], values: Any, where: tuple[str,
 
 
 def _sentence(path: Path, model: type[BaseModel], where: tuple[str, ...], error: Any) -> str:
-    location = (*where, *error["loc"])
-    key = ".".join(f'"{part}"' if "/" in str(part) or "*" in str(part) else str(part) for part in location)
+    key = ".".join((*where, *map(_quoted, error["loc"])))
     if error["type"] == "extra_forbidden":
         known = ", ".join(_keys_at(model, error["loc"][:-1]))
         return f"{path}: {key}: unknown key, allowed are {known}"
     value = "" if error["type"] == "missing" or isinstance(error["input"], dict) else f" = {error['input']!r}"
     return f"{path}: {key}{value}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def _quoted(part: str | int) -> str:
+    return f'"{part}"' if "/" in str(part) or "*" in str(part) else str(part)
 
 
 def _keys_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:

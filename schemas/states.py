@@ -12,17 +12,19 @@ from numpy.typing import NDArray
 
 from schemas.frames import Identity
 
-#: How many epochs of one source are remembered. An older connector process that still delivers (a zombie)
-#: is told from a repetition as long as no more than this many were started since.
-EPOCHS_REMEMBERED = 4
+#: How many epochs of one source are remembered: those that came last. A frame of an older one that comes at another
+#: offset than before (sent again by the stage before, or by an old connector process, a zombie) is taken for a new one.
+#: Each is some 30 bytes of a row; every start of a connector is one.
+EPOCHS_REMEMBERED = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StageState:
     """State of one stage for one asset.
 
-    `applied` maps (source, epoch) to the seq of the last frame applied. `tags` names the rows of the per-tag
-    columns; `columns` maps a name to an array whose first axis is the tag (or of any shape, for asset-wide values).
+    `applied` maps (source, epoch) to the seq of the last frame applied, in the order in which they came first: an epoch
+    is a time of the wall clock, so a newer one may be smaller. `tags` names the rows of the per-tag columns; `columns`
+    maps a name to an array whose first axis is the tag (or of any shape, for asset-wide values).
     """
 
     schema: ClassVar[str] = "StageState"
@@ -47,17 +49,29 @@ class StageState:
         """Whether this frame, or a later one of its source and epoch, is already part of the state."""
         return frame.seq <= self.applied.get((frame.source, frame.epoch), -1)
 
+    def may_have_forgotten(self, frame: Identity) -> bool:
+        """Whether this frame's epoch may be one that was applied and is no longer remembered."""
+        known = [epoch for source, epoch in self.applied if source == frame.source]
+        return len(known) >= EPOCHS_REMEMBERED and frame.epoch not in known
+
     def lost_before(self, frame: Identity) -> int:
-        """How many frames of this source and epoch are missing between the last one applied and this one."""
+        """How many frames of this source and epoch are missing between the last one applied and this one.
+
+        Of an epoch that begins, all before this one; but not where the source is new, and the topic may begin with this
+        frame, or where a later epoch is known, and this one may have been forgotten.
+        """
         last = self.applied.get((frame.source, frame.epoch))
-        return 0 if last is None else max(0, frame.seq - last - 1)
+        if last is None:
+            known = [epoch for source, epoch in self.applied if source == frame.source]
+            return frame.seq if known and frame.epoch > max(known) else 0
+        return max(0, frame.seq - last - 1)
 
     def with_applied(self, frame: Identity) -> "StageState":
         """The same state, with this frame as the last one applied of its source and epoch."""
         applied = {**self.applied, (frame.source, frame.epoch): frame.seq}
-        epochs = sorted(epoch for source, epoch in applied if source == frame.source)
-        for epoch in epochs[:-EPOCHS_REMEMBERED]:
-            del applied[(frame.source, epoch)]
+        if len(applied) > len(self.applied):
+            for place in [place for place in applied if place[0] == frame.source][:-EPOCHS_REMEMBERED]:
+                del applied[place]
         return replace(self, applied=applied)
 
 

@@ -82,7 +82,7 @@ class Authority:
     def opcua(self, name: str, uri: str, hosts: Sequence[str] = LOOPBACK, days: float = DAYS) -> Issued:
         """An OPC UA application's certificate with its application URI, also as `NAME.der`."""
         key = rsa.generate_private_key(public_exponent=65537, key_size=RSA_BITS)
-        names = [x509.UniformResourceIdentifier(uri), *_hosts(hosts)]
+        names = [_uri(uri), *_hosts(hosts)]
         return self._issue(name, key, names, SERVER, days, der=True)
 
     def renew(self, name: str, days: float = DAYS) -> Issued:
@@ -162,6 +162,13 @@ class Authority:
         return key
 
 
+def check(hosts: Iterable[str], *days: float) -> None:
+    """Raises CertificateError for hosts and times that no certificate can have; for who makes several, beforehand."""
+    _hosts(hosts)
+    for one in days:
+        _dates(one)
+
+
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 
@@ -190,7 +197,10 @@ def _write(path: Path, content: bytes, mode: int) -> None:
 
 def _dates(days: float) -> tuple[datetime, datetime]:
     """From an hour ago for so many days; a negative number gives one that has ended."""
-    end = datetime.now(UTC) + timedelta(days=days)
+    try:
+        end = datetime.now(UTC) + timedelta(days=days)
+    except (OverflowError, ValueError) as error:
+        raise CertificateError(f"{days:g} days are no time of a certificate, it may end in the year 9999") from error
     return min(datetime.now(UTC), end) - SKEW, end
 
 
@@ -211,8 +221,22 @@ def _hosts(hosts: Iterable[str]) -> list[x509.GeneralName]:
         try:
             names.append(x509.IPAddress(ipaddress.ip_address(host)))
         except ValueError:
-            names.append(x509.DNSName(host))
+            names.append(_dns_name(host))
     return names
+
+
+def _dns_name(host: str) -> x509.DNSName:
+    try:
+        return x509.DNSName(host)
+    except ValueError as error:
+        raise CertificateError(f"{host!r} is no host's name; allowed are ASCII letters, as xn--… for others") from error
+
+
+def _uri(uri: str) -> x509.UniformResourceIdentifier:
+    try:
+        return x509.UniformResourceIdentifier(uri)
+    except ValueError as error:
+        raise CertificateError(f"{uri!r} is no URI; allowed are ASCII letters, as %C3%A4 for others") from error
 
 
 def _usage(sign_certificates: bool, encipher: bool = False) -> x509.KeyUsage:

@@ -159,7 +159,8 @@ class Kafka(Service):
         log4j = f"-Dlog4j2.configurationFile={self.directory / 'log4j2.properties'}"
         kept = kafka_classes() if self.with_kept_classes else None
         classes = [f"-XX:SharedArchiveFile={kept}"] if kept else []
-        return ["java", *options, *classes, log4j, "-cp", f"{kafka_jars()}/*"]
+        crash = f"-XX:ErrorFile={self.directory / 'jvm-crash-%p.log'}"  # by default in whatever folder one works in
+        return ["java", *options, *classes, crash, log4j, "-cp", f"{kafka_jars()}/*"]
 
     def _format_if_fresh(self, settings: Path) -> None:
         if (self.directory / "data" / "meta.properties").exists():
@@ -262,6 +263,9 @@ class Kafka(Service):
             # One node: every internal topic has one replica, and few partitions, so that starts are fast.
             "offsets.topic.replication.factor": "1",
             "offsets.topic.num.partitions": "4",
+            # 90 days, where the longest topic keeps 30. A group that is forgotten (after 7 by default) begins anew, and
+            # then the sink cannot tell what expired unread.
+            "offsets.retention.minutes": "129600",
             "transaction.state.log.replication.factor": "1",
             "transaction.state.log.min.isr": "1",
             "transaction.state.log.num.partitions": "4",

@@ -8,8 +8,9 @@
 | `reactor_twin`   | reactor_id                      | event time                 | `store/twin_lines.py` |
 | `reactor_window` | reactor_id, sensor_type, window | start of the window        | count (int), mean,   |
 |                  |                                 |                            | min, max (float)     |
-| `reactor_alert`  | reactor_id, kind, sensor_type   | event time                 | severity, message    |
-|                  |                                 |                            | (string), value      |
+| `reactor_alert`  | reactor_id, kind, sensor_type   | event time + CRC-32 of the | severity, message    |
+|                  |                                 | message mod 1e6            | (string), value,     |
+|                  |                                 |                            | event_ns (int)       |
 
 Fields of a reading: `value`, `estimate`, `rate`, `std`, `innovation`, `nis` (float, absent where not finite),
 `quality`, `tests`, `status`, `mark`, `arrival_ns`, `server_ns` (absent where 0), `seq` (int), `source` (string),
@@ -18,6 +19,9 @@ Fields of a reading: `value`, `estimate`, `rate`, `std`, `innovation`, `nis` (fl
 Points of a replay have the further tag `run`, its name (`of_run`): they and the live ones never meet. Those of a
 correction are such points, too.
 
+Alerts of one kind, tag and time that say different things (a hole that three stages miss, two gaps that end together)
+are different points by their message; the event time itself is the field `event_ns`.
+
 `reactor_frame` says when InfluxDB confirmed the readings of a frame (`seq` and `source` lead from a reading to it).
 An empty tag value, which line protocol does not have, is written as `none`.
 
@@ -25,6 +29,7 @@ The reading's lines are built column by column with string operations that run i
 costs three times as much). Floats are the shortest decimal that reads back to the same bits. Rule: no I/O here.
 """
 
+import zlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import repeat
@@ -48,7 +53,7 @@ _TEXT_ESCAPES = str.maketrans({'"': '\\"', "\\": "\\\\"})
 
 
 class Refused(NamedTuple):
-    """A reading that cannot be a point, and why. `row`: its index in the frame."""
+    """A reading, or a window of a state, that cannot be a point, and why. `row`: its index in the frame or state."""
 
     row: int
     reason: str
@@ -91,8 +96,9 @@ def window_line(asset: str, window: Window) -> str:
 def alert_line(alert: Alert) -> str:
     """An alert. Raises UnstorableError."""
     tags = f"reactor_id={tag_value(alert.asset)},kind={tag_value(alert.kind)},sensor_type={tag_value(alert.tag)}"
-    fields = f"severity={text_value(alert.severity)},message={text_value(alert.message)}"
-    return f"reactor_alert,{tags} {fields}{float_fields({'value': alert.value})} {checked_time(alert.time_ns)}"
+    fields = f"severity={text_value(alert.severity)},message={text_value(alert.message)},event_ns={alert.time_ns}i"
+    time_ns = checked_time(alert.time_ns + zlib.crc32(alert.message.encode()) % 1_000_000)
+    return f"reactor_alert,{tags} {fields}{float_fields({'value': alert.value})} {time_ns}"
 
 
 def of_run(lines: Sequence[str], run: str) -> list[str]:

@@ -15,8 +15,12 @@
 | `model` (string), `source` (string), `seq`, `epoch`,  | where the state comes from                            |
 | `readings` (int)                                      |                                                       |
 
-A number that is unknown or not finite is absent. Several states of one event time leave one point, the last. Rule: no
-I/O here.
+A number that is unknown or not finite is absent. Several states of one event time leave one point, the last.
+
+Where a key of a variable is taken, by our own names, the model's or a variable that the twin saw earlier, all keys of
+the later one have its unit in brackets before anything else: beside `flow` in L, `flow_rate` in L/s is written as
+`flow_rate[L_per_s]`, `flow_rate[L_per_s]_std` and so on, a unitless tag `model` as `model[]`. What ends in `_flag` is
+always a flag: a unitless tag `valve_flag` is `valve_flag[]`. Rule: no I/O here.
 """
 
 import re
@@ -30,6 +34,9 @@ _UNIT_NAMES = {"%": "percent", "°C": "degC", "°F": "degF"}
 #: How a unit looks at the end of a name, so that the horizon can go before it.
 _UNIT_AT_END = re.compile(r"_((?:deg[CFR]|[kM]?Pa|bar|psi|K|W|kW|s|ms|min|h|m|mm|m2|m3|L|kg|g|mol|kmol|J|kJ|percent)"
                           r"(?:_per_[A-Za-z0-9_]+)?)$")  # fmt: skip
+_OWN = ("model", "source", "epoch", "seq", "readings", "connected")
+#: What a field must not be called: tags of the point, and the other columns of an answer to a query.
+_NO_FIELDS = ("reactor_id", "run", "time", "name", "tags")
 
 
 def state_line(state: TwinState) -> str:
@@ -43,12 +50,13 @@ def state_line(state: TwinState) -> str:
         "coverage": state.coverage,
         "latency_ms": state.latency_ms,
     }
+    taken = {f",{key}=" for key in (*_OWN, *_NO_FIELDS, *numbers)}
     fields = [
         f"reactor_twin,reactor_id={tag_value(state.asset)} model={text_value(state.model)}",
         f",source={text_value(state.source)},epoch={state.epoch}i,seq={state.seq}i,readings={state.readings}i",
         f",connected={int(all(state.connections.values()))}i",
         float_fields(numbers),
-        *(_variable_fields(name, variable) for name, variable in state.variables.items()),
+        *(_variable_fields(name, variable, taken) for name, variable in state.variables.items()),
     ]
     return f"{''.join(fields)} {checked_time(state.time_ns)}"
 
@@ -71,8 +79,8 @@ def unit_suffix(unit: str) -> str:
     return f"_{cleaned}" if cleaned else ""
 
 
-def _variable_fields(name: str, variable: Variable) -> str:
-    keys = _variable_keys(name, variable.unit)
+def _variable_fields(name: str, variable: Variable, taken: set[str]) -> str:
+    keys = _free_keys(name, variable.unit, taken)
     numbers = (
         variable.value,
         variable.rate,
@@ -87,14 +95,36 @@ def _variable_fields(name: str, variable: Variable) -> str:
     return "".join(there) + (f"{keys[-1]}{variable.flag}i" if keys else "")
 
 
+def _free_keys(name: str, unit: str, taken: set[str]) -> tuple[str, ...]:
+    """A variable's keys, none of them taken yet; from now on they are.
+
+    InfluxDB keeps one of two numbers with the same key, and refuses every state if one is an integer.
+    """
+    keys, brackets = _variable_keys(name, unit), 0
+    while not taken.isdisjoint(keys):
+        brackets += 1
+        keys = _variable_keys(name, unit, brackets)
+    taken.update(keys)
+    return keys
+
+
 @lru_cache(maxsize=65_536)
-def _variable_keys(name: str, unit: str) -> tuple[str, ...]:
-    """`,key=` of a variable's fields; none for a name that line protocol cannot write (its readings are rejected)."""
+def _variable_keys(name: str, unit: str, brackets: int = 0) -> tuple[str, ...]:
+    """`,key=` of a variable's fields; none for a name that line protocol cannot write (its readings are rejected).
+
+    The value's is first, the flag's last. `brackets`: how often the unit follows the name in brackets; 0: it is at the
+    end, without.
+    """
     suffix = unit_suffix(unit)
-    per_second = f"{suffix}_per_s" if suffix else "_per_s"
     try:
         key = field_key(name)
     except UnstorableError:
         return ()
+    if brackets:
+        key, suffix = key + f"[{suffix[1:]}]" * brackets, ""
+    per_second = f"{suffix}_per_s" if suffix else "_per_s"
     ends = (suffix, f"_rate{per_second}", *(f"_{n}{suffix}" for n in ("std", "residual", "rmse", "mae")))
-    return tuple(f",{key}{end}=" for end in (*ends, "_r2", "_age_s", "_flag"))
+    keys = tuple(f",{key}{end}=" for end in (*ends, "_r2", "_age_s", "_flag"))
+    if keys[0].endswith("_flag=") or keys[0] in keys[1:]:
+        return _variable_keys(name, unit, 1)
+    return keys

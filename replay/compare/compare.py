@@ -114,7 +114,10 @@ class _Frames(NamedTuple):
 
 
 def add(comparison: Comparison, live: Outputs, run: Outputs, *, common: bool = False) -> None:
-    """Compare one stage and add its lines. `common`: leave out what only one side has before or behind the other."""
+    """Compare one stage and add its lines. `common`: leave out what only one side has before or behind the other.
+
+    Of an asset without any frame on both sides nothing is left out: it would look equal, with no frames.
+    """
     comparison.faults += [("LIVE", fault) for fault in live.faults] + [("RUN", fault) for fault in run.faults]
     keys: dict[str, set[Key]] = {}
     for key in (*live.streams, *run.streams):
@@ -127,6 +130,7 @@ def _line(live: Outputs, run: Outputs, asset: str, keys: list[Key], common: bool
     frames = _gathered(live, run, keys)
     there = tuple(place != NOWHERE for place in frames.places)
     both = there[0] & there[1]
+    common = common and bool(both.any())
     inside = [_inside(place, both) for place in frames.places]
     counted = [mask & within if common else mask for mask, within in zip(there, inside, strict=True)]
     line = Line(

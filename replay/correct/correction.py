@@ -4,9 +4,10 @@ Every asset with late readings is folded again from the state before the earlies
 comes out is a run with a name of its own, which says its version: what was written live stays as it is.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from glob import escape
 
 from confluent_kafka import Consumer
@@ -16,17 +17,21 @@ from kernels.validation_params import ValidationParams
 from queries.api import Queries, QueryError
 from queries.versions import corrected_run, version_of
 from replay.correct.found_late import Late, Search
-from replay.correct.reordered import ReorderedSource
+from replay.correct.reordered import Moves, ReorderedSource
 from replay.fold.beginning import Beginning, warm_up_s
+from replay.fold.lane import Folded
 from replay.fold.snapshots import LiveRows
 from replay.results.provenance import Corrected, runs_topic
 from replay.results.writers import WriteError, run_kafka
-from replay.run import Job, Request, Result, carry_out
+from replay.run import Job, Request, Result, To, carry_out
 from replay.sources.kept import kept
 from replay.sources.span import ANSWER_S, Part, Span, reader_settings, resolve
 from replay.sources.topic import Reader
 from replay.workers import Piece, Task
+from schemas.frames import EstimateFrame, Frame, columns_of
 from schemas.states import StageState
+from schemas.topics import MAX_RECORD_BYTES
+from schemas.weight import WEIGHT_MAX_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +62,8 @@ def correct(request: Request, watch: Callable[[Result], None] = lambda _: None) 
     """Do it; None where no reading of the span is late, and nothing is written.
 
     Of the request, `state` says how long the warm-up is for assets without live rows that are old enough, and `run`
-    counts for nothing: a correction has the next version as its name. Raises what `replay` does.
+    counts for nothing: a correction has the next version as its name. Raises what `replay` does, WriteError also
+    where a frame cannot hold the late readings that belong in it.
     """
     warm_up, kafka = warm_up_s(request.state), request.plant.kafka
     raw = kept(kafka, request.archive)
@@ -67,6 +73,7 @@ def correct(request: Request, watch: Callable[[Result], None] = lambda _: None) 
     late = list(search.found(span, request.assets))
     if not late:
         return None
+    look_for_room(late, request.to)
     planned = _planned(request, span, late)
     moves = {found.asset: found.moves for found in late}
     job = Job(
@@ -75,9 +82,44 @@ def correct(request: Request, watch: Callable[[Result], None] = lambda _: None) 
         beginning=_beginning(planned, warm_up),
         tasks=_tasks(planned),
         source=lambda: ReorderedSource(raw.source(tuple(map(escape, moves))), moves),
+        check=partial(look_for_loss, moves),
         corrected={one.late.asset: one.told(warm_up) for one in planned},
     )
     return carry_out(replace(request, run=corrected_run(next_version(request)), frames="as-live"), job, watch)
+
+
+def readings_max(to: To) -> int:
+    """How many readings a frame may have. The fold reads it as a record, and topics take its estimates as one."""
+    frame_type, bytes_max = (EstimateFrame, MAX_RECORD_BYTES) if to == "topics" else (Frame, WEIGHT_MAX_BYTES)
+    each = sum(dtype.itemsize for dtype in columns_of(frame_type).values())
+    return bytes_max * 15 // 16 // each  # the rest is for names, and for some texts
+
+
+def look_for_room(late: Sequence[Late], to: To) -> None:
+    """Raises WriteError where late readings go into a frame that cannot hold so many: those of a long outage of a whole
+    asset all belong behind its last frame before.
+    """
+    allowed = readings_max(to)
+    for found in late:
+        offset, n = found.moves.fullest
+        if n > allowed:
+            raise WriteError(
+                f"{found.asset}: in order, {n:,} readings would be in the frame at offset {offset} of partition "
+                f"{found.partition} of raw, allowed with --to-where {to} are {allowed:,}; --assets takes the others"
+            )
+
+
+def look_for_loss(moves: Mapping[str, Moves], found: Folded) -> None:
+    """Raises WriteError where a frame is rejected that late readings were put into. Without them the correction would
+    lack what it is for, and its version would hide what is stored live.
+    """
+    for rejected in found.rejected:
+        n = moves[rejected.asset].coming(rejected.offset) if rejected.asset in moves else 0
+        if n and not rejected.tag:  # one with a tag is of a single reading, which validation cannot take
+            raise WriteError(
+                f"{rejected.asset}: the frame at offset {rejected.offset} of partition {rejected.partition} of raw, "
+                f"with {n:,} late readings, was rejected by {rejected.stage}: {rejected.reason}"
+            )
 
 
 def next_version(request: Request) -> int:

@@ -98,7 +98,20 @@ def moves_of(arrived: Arrived, limits_ns: I64, since: int = 0) -> Moves | None:
         late=int(np.count_nonzero(~again)),
         corrected=int(np.count_nonzero(fresh)),
         from_ns=int(frame.source_time_ns[late[fresh]].min()),
+        fullest=_fullest(arrived.offset, arrived.offset[index], arrived.offset[host]),
     )
+
+
+def _fullest(offset: I64, leave: I64, come: I64) -> tuple[int, int]:
+    """Of the frames that readings come into, offset and number of readings afterwards of the one with the most.
+
+    The offset of every reading, of those that leave, and of where these go.
+    """
+    offsets, n = np.unique(offset, return_counts=True)
+    into = np.searchsorted(offsets, come)
+    n = n + np.bincount(into, minlength=len(n)) - np.bincount(np.searchsorted(offsets, leave), minlength=len(n))
+    most = into[np.argmax(n[into])]
+    return int(offsets[most]), int(n[most])
 
 
 def _numbers(frame: Frame) -> I64:

@@ -24,7 +24,8 @@ class Moves:
 
     From row `from_row` of the frame at `from_offset` of raw, to behind row `after` (−1: before the first) of the frame
     at `offset`. `late`: how many readings are late; `corrected`: those of them that filters now take; `from_ns`: the
-    earliest source time of these.
+    earliest source time of these. `fullest`: of the frames that something comes into, offset and then number of
+    readings of the one with the most.
     """
 
     readings: Frame
@@ -35,6 +36,7 @@ class Moves:
     late: int
     corrected: int
     from_ns: int
+    fullest: tuple[int, int]
 
     @property
     def start(self) -> int:
@@ -47,6 +49,10 @@ class Moves:
         nothing = np.empty(0, np.int64)
         leave, come = _by_offset(self.from_offset, self.from_row), _by_offset(self.offset, np.arange(len(self.offset)))
         return {offset: (leave.get(offset, nothing), come.get(offset, nothing)) for offset in {*leave, *come}}
+
+    def coming(self, offset: int) -> int:
+        """How many readings come into the frame at an offset."""
+        return len(self.changed[offset][1]) if offset in self.changed else 0
 
     def applied(self, frame: Frame, offset: int) -> Frame:
         """The frame at an offset, with what moves."""

@@ -10,17 +10,14 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
-
 from replay.fold.lane import within
-from replay.sources.span import Span, reader_settings
+from replay.sources.span import Span
+from replay.sources.topic import Reader
 from runtime.changelog import unpack
 from runtime.config import Kafka
 from schemas.codec import DecodeError
 from schemas.states import StageState
 from schemas.topics import CHANGELOGS
-
-READ_AT_ONCE, WAIT_S = 500, 0.05
 
 Applied = Mapping[tuple[str, int], int]
 
@@ -47,25 +44,28 @@ class Snapshot:
 
 
 def live_snapshots(kafka: Kafka, span: Span) -> dict[int, Snapshot]:
-    """Per partition with records in the span, the newest rows before it. Raises SnapshotError, KafkaException."""
+    """Per partition with records in the span, the newest rows before it.
+
+    Raises SnapshotError, SpanError without a changelog, SourceError, KafkaException.
+    """
     wanted = [p for p, part in span.parts.items() if part.start < part.end]
-    with closing(Consumer(reader_settings(kafka))) as consumer:
-        rows = [_rows(consumer, changelog.full_name(kafka.prefix), wanted, span.from_ms) for changelog in CHANGELOGS]
-        return {p: _snapshot(consumer, kafka, span, p, [found[p] for found in rows]) for p in wanted}
+    with closing(Reader(kafka)) as reader:
+        rows = [_rows(reader, changelog.full_name(kafka.prefix), wanted, span.from_ms) for changelog in CHANGELOGS]
+        return {p: _snapshot(reader, kafka, span, p, [found[p] for found in rows]) for p in wanted}
 
 
 class LiveRows:
     """Rows of the live changelogs of some assets, to be asked for the state before an offset. Close it.
 
-    Raises SnapshotError, KafkaException.
+    Raises SnapshotError, SpanError without a changelog, SourceError, KafkaException.
     """
 
     def __init__(self, kafka: Kafka, assets: Mapping[int, Collection[str]]) -> None:
         self._kafka = kafka
-        self._consumer = Consumer(reader_settings(kafka))
+        self._reader = Reader(kafka)
         wanted = frozenset(asset for of_partition in assets.values() for asset in of_partition)
         names = [changelog.full_name(kafka.prefix) for changelog in CHANGELOGS]
-        self._rows = [_rows(self._consumer, name, assets, None, wanted) for name in names]
+        self._rows = [_rows(self._reader, name, assets, None, wanted) for name in names]
 
     def before(self, partition: int, asset: str, start: int, following: Applied) -> tuple[int, list[StageState]] | None:
         """Offset of raw to fold on from, and the newest states that have applied nothing from offset `start` on.
@@ -79,12 +79,12 @@ class LiveRows:
         chosen = fitting(found, start)
         if chosen is None:
             return None
-        states = [_state(self._consumer, self._kafka, n, partition, row) for n, row in enumerate(chosen)]
+        states = [_state(self._reader, self._kafka, n, partition, row) for n, row in enumerate(chosen)]
         return chosen[0].position + 1, states
 
     def close(self) -> None:
         """Disconnect."""
-        self._consumer.close()
+        self._reader.close()
 
 
 def precedes(applied: Applied, following: Applied) -> bool:
@@ -107,7 +107,7 @@ def fitting(rows: Sequence[Sequence[Found]], start: int) -> tuple[Found, ...] | 
 
 
 def _snapshot(
-    consumer: Consumer, kafka: Kafka, span: Span, partition: int, rows: Sequence[Mapping[str, Sequence[Found]]]
+    reader: Reader, kafka: Kafka, span: Span, partition: int, rows: Sequence[Mapping[str, Sequence[Found]]]
 ) -> Snapshot:
     part = span.parts[partition]
     found = Snapshot(begin=part.start)
@@ -116,7 +116,7 @@ def _snapshot(
         if chosen is None or chosen[0].position + 1 < part.low:
             found.without.append(asset)
             continue
-        found.states[asset] = [_state(consumer, kafka, n, partition, row) for n, row in enumerate(chosen)]
+        found.states[asset] = [_state(reader, kafka, n, partition, row) for n, row in enumerate(chosen)]
         found.begin = min(found.begin, chosen[0].position + 1)
     if found.without or not found.states:
         found.begin = part.low
@@ -124,7 +124,7 @@ def _snapshot(
 
 
 def _rows(
-    consumer: Consumer,
+    reader: Reader,
     name: str,
     partitions: Iterable[int],
     before_ms: int | None,
@@ -134,36 +134,26 @@ def _rows(
 
     `assets`: only of these.
     """
-    waiting = set(partitions)
-    found: dict[int, dict[str, list[Found]]] = {p: {} for p in waiting}
-    consumer.assign([TopicPartition(name, p, OFFSET_BEGINNING) for p in waiting])
-    while waiting:
-        for message in consumer.consume(READ_AT_ONCE, WAIT_S):
-            error = message.error()
-            if error is not None:
-                if error.code() != KafkaError._PARTITION_EOF:
-                    raise SnapshotError(f"the live state: {name} cannot be read: {error.str()} ({error.name()})")
-                waiting.discard(message.partition())
-                continue
-            asset = (message.key() or b"").decode("utf-8", "replace")
-            if assets is not None and asset not in assets:
-                continue
-            rows = found[message.partition()].setdefault(asset, [])
-            if before_ms is None or message.timestamp()[1] < before_ms:
-                position, state = _unpacked(message.value() or b"", name, message.offset())
-                rows.append(Found(message.offset(), position, state.applied))
+    found: dict[int, dict[str, list[Found]]] = {p: {} for p in partitions}
+    spans = {p: span for p, span in reader.spans(name).items() if p in found}
+    for record in (one for batch in reader.read(name, spans, compacted=True) for one in batch):
+        asset = (record.key or b"").decode("utf-8", "replace")
+        if assets is not None and asset not in assets:
+            continue
+        rows = found[record.partition].setdefault(asset, [])
+        if before_ms is None or record.time_ms < before_ms:
+            position, state = _unpacked(record.value or b"", name, record.offset)
+            rows.append(Found(record.offset, position, state.applied))
     return found
 
 
-def _state(consumer: Consumer, kafka: Kafka, stage: int, partition: int, row: Found) -> StageState:
+def _state(reader: Reader, kafka: Kafka, stage: int, partition: int, row: Found) -> StageState:
     """The state of a row, read again."""
     name = CHANGELOGS[stage].full_name(kafka.prefix)
-    consumer.assign([TopicPartition(name, partition, row.offset)])
-    for _ in range(600):
-        for message in consumer.consume(1, WAIT_S):
-            if message.error() is None and message.offset() == row.offset:
-                return _unpacked(message.value(), name, row.offset)[1]
-    raise KafkaException(f"{name}/{partition}: no answer for offset {row.offset}")
+    span = (row.offset, row.offset + 1)
+    for record in (one for batch in reader.read(name, {partition: span}, compacted=True) for one in batch):
+        return _unpacked(record.value or b"", name, row.offset)[1]
+    raise SnapshotError(f"the live state: {name}/{partition} offset {row.offset} was compacted just now: try again")
 
 
 def _unpacked(data: bytes, name: str, offset: int) -> tuple[int, StageState]:

@@ -9,8 +9,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
+import orjson
+
 from replay.results.finished import ResultError
-from replay.results.provenance import FILE
+from replay.results.provenance import FILE, runs_topic
 from replay.results.run_record import newest
 from replay.results.tables import Folder
 from replay.results.writers import run_kafka
@@ -40,6 +42,7 @@ def fetch(kafka: Kafka, run: str, folder: Path) -> Path:
             spans = [reader.spans(topic.full_name(of_run.prefix)) for topic in (ESTIMATES, STATE)]
         except SpanError as error:
             raise ResultError(f"run {run!r}: {error}; there is no folder of this name either") from error
+        said = _provenance(reader, kafka, run)
         for partition in spans[0]:
             estimates, states = ({partition: one.get(partition, (0, 0))} for one in spans)
             out = Folder(path, partition)
@@ -48,10 +51,21 @@ def fetch(kafka: Kafka, run: str, folder: Path) -> Path:
             for state in _once(reader, STATE.full_name(of_run.prefix), states, TwinState):
                 out.state(state)
             out.close()
-        said = None if run == LIVE else newest(reader, kafka, run)
-    if said is not None:
-        (path / FILE).write_bytes(said)
+    (path / FILE).write_bytes(said)
     return path
+
+
+def _provenance(reader: Reader, kafka: Kafka, run: str) -> bytes:
+    """The record of a run, which is published when it has ended. What runs live has none. Raises as `fetch`."""
+    if run == LIVE:
+        return orjson.dumps({"run": LIVE})
+    said = newest(reader, kafka, run)
+    if said is None:
+        raise ResultError(
+            f"run {run!r}: {runs_topic(kafka.configured_prefix)} has no record of it, which is written last: it did "
+            "not end; replay it again under a new name"
+        )
+    return said
 
 
 def _once(reader: Reader, topic: str, spans: Mapping[int, Span], kind: type[T]) -> Iterator[T]:

@@ -120,20 +120,15 @@ class Run:
 
 
 def load(folder: Path, start_ns: int | None = None, stop_ns: int | None = None) -> Run:
-    """The run in a folder, checked: its tables are there and have their columns. Raises ResultError."""
+    """The run in a folder, checked: it ended, its tables are there and have their columns. Raises ResultError."""
     if not folder.is_dir():
         raise ResultError(f"{folder}: no such folder; a run is a folder with readings/, states/ and run.json")
+    provenance = _provenance(folder / "run.json")
     for name, needed in TABLES.items():
         missing = [column for column in needed if column not in _dataset(folder, name).schema.names]
         if missing:
             raise ResultError(f"{folder / name}: columns missing: {', '.join(missing)}")
-    return Run(
-        name=folder.name,
-        folder=folder,
-        provenance=_provenance(folder / "run.json"),
-        start_ns=start_ns,
-        stop_ns=stop_ns,
-    )
+    return Run(name=folder.name, folder=folder, provenance=provenance, start_ns=start_ns, stop_ns=stop_ns)
 
 
 def as_pandas(table: Any) -> pd.DataFrame:
@@ -161,7 +156,10 @@ def _empty_type(column: str) -> str:
 
 def _provenance(path: Path) -> dict[str, Any]:
     if not path.exists():
-        return {}
+        raise ResultError(
+            f"{path.parent}: there is no {path.name}, which is written last: the run did not end, or it is none; "
+            "replay it again under a new name"
+        )
     try:
         found = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:

@@ -65,21 +65,27 @@ class PointsWriter:
     async def _send(self, *, last: bool = False) -> None:
         assert self._writer is not None
         lines, self._lines = self._lines, []
+        at_once = self._plant.sink.batch_lines
         try:
-            async with asyncio.timeout(STORED_S):
-                unwanted = await self._writer.write(lines)
-            if unwanted:
-                first = unwanted[0]
-                raise WriteError(f"{len(unwanted)} lines: {first.reason}; the first: {lines[first.line][:200]!r}")
-        except TimeoutError as error:
-            last = True
-            raise WriteError(f"InfluxDB did not store {len(lines)} lines in {STORED_S:.0f} s") from error
+            for start in range(0, len(lines), at_once):  # one frame may have more lines than a request takes
+                await self._stored(self._writer, lines[start : start + at_once])
         except WriteError:
             last = True
             raise
         finally:
             if last:
                 await self._writer.close()
+
+    async def _stored(self, writer: InfluxWriter, lines: list[str]) -> None:
+        """One request."""
+        try:
+            async with asyncio.timeout(STORED_S):
+                unwanted = await writer.write(lines)
+        except TimeoutError as error:
+            raise WriteError(f"InfluxDB did not store {len(lines)} lines in {STORED_S:.0f} s") from error
+        if unwanted:
+            first = unwanted[0]
+            raise WriteError(f"{len(unwanted)} lines: {first.reason}; the first: {lines[first.line][:200]!r}")
 
 
 async def _refused(sentence: str) -> None:

@@ -20,7 +20,7 @@ from replay.sources.span import Span
 from runtime.config import Kafka, Plant
 from runtime.kafka import client_settings
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SOURCES = ("kernels", "schemas")
 DIGEST_BYTES = 16
 FILE = "run.json"
@@ -98,12 +98,17 @@ def params_digest(plant: Plant) -> str:
 
 @cache
 def code_version() -> str:
-    """Version of the package, and a digest of the sources that decide what results are."""
+    """Version of the package, and a digest of the sources that decide what results are.
+
+    Raises FileNotFoundError where they are not: the digest of nothing would be the same for all code.
+    """
     digest = blake2b(digest_size=DIGEST_BYTES)
     for folder in SOURCES:
-        for path in sorted((ROOT / folder).rglob("*")):
-            if path.suffix in (".py", ".avsc"):
-                digest.update(f"{path.relative_to(ROOT).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+        paths = sorted(path for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".avsc"))
+        if not paths:
+            raise FileNotFoundError(f"{ROOT / folder}: no sources, so the version of the code cannot be told")
+        for path in paths:
+            digest.update(f"{path.relative_to(ROOT).as_posix()}\0".encode() + path.read_bytes() + b"\0")
     try:
         number = version("process-twin")
     except PackageNotFoundError:

@@ -11,7 +11,7 @@ from replay.results.tables import Folder
 from runtime.config import Kafka
 from runtime.kafka import client_settings, create_topics
 from schemas.codec import Record, encode
-from schemas.records import KEY_BYTES_MAX, OUTPUT_TOO_LARGE
+from schemas.records import KEY_BYTES_MAX, OUTPUT_TOO_LARGE, Rejected
 from schemas.topics import ALERTS, ESTIMATES, MAX_RECORD_BYTES, REJECTED, STATE, VALIDATED, Topic
 
 #: What a run writes, in the topics of its own prefix.
@@ -31,7 +31,7 @@ class Writer(Protocol):
         """What comes now is of this partition."""
 
     def take(self, found: Folded) -> None:
-        """Results of one frame."""
+        """Results of one frame. What cannot be written as a record is added to those that are rejected."""
 
     def end(self) -> None:
         """The partition is done: its results are durable when this returns. Raises WriteError."""
@@ -119,7 +119,7 @@ class TopicWriter:
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE or topic not in OF_STAGE:
                     raise WriteError(f"{name}: {error}") from error
-                self._send(found, REJECTED, encode(_too_large(found, topic, len(data))))
+                found.rejected.append(_too_large(found, topic, len(data)))  # sent with the others
                 return
             else:
                 return
@@ -140,7 +140,7 @@ def _outputs(found: Folded) -> Iterator[tuple[Topic, bytes]]:
             yield topic, encode(output)
 
 
-def _too_large(found: Folded, topic: Topic, size: int) -> Record:
+def _too_large(found: Folded, topic: Topic, size: int) -> Rejected:
     raw = found.raws[-1]
     reason = f"{OUTPUT_TOO_LARGE}: {size} bytes, allowed are {MAX_RECORD_BYTES}"
     stage = topic.writers[0]

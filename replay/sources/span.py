@@ -5,7 +5,6 @@ A partition's part begins with its first record at or after T0 and ends before i
 """
 
 import re
-import time
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,14 +14,14 @@ from typing import Any, NamedTuple, Protocol
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from runtime.config import Kafka
-from runtime.kafka import client_settings
+from runtime.kafka import ASK_TIMEOUT_S, patiently, read_to_end_settings, watermarks
 from schemas.topics import MAX_RECORD_BYTES, app_id
 
 BEGINNING, NOW = "beginning", "now"
 ALLOWED = f'an ISO time (2026-11-22T10:00:00+01:00, UTC where no zone is given), "{BEGINNING}" or "{NOW}"'
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-ATTEMPTS, WAIT_S, ANSWER_S = 20, 0.5, 30
+ANSWER_S = 30
 
 
 class SpanError(ValueError):
@@ -92,12 +91,9 @@ def duration_s(text: str, option: str) -> float:
 
 
 def reader_settings(kafka: Kafka) -> dict[str, Any]:
-    """A plain consumer. The client wants a group that its user may name, though nothing is ever committed."""
+    """A plain consumer of the log."""
     return {
-        **client_settings(kafka),
-        "group.id": app_id("replay", kafka.prefix),
-        "enable.auto.commit": False,
-        "enable.partition.eof": True,
+        **read_to_end_settings(kafka, app_id("replay", kafka.prefix)),
         "auto.offset.reset": "error",
         "fetch.message.max.bytes": MAX_RECORD_BYTES,
         "fetch.wait.max.ms": 10,
@@ -132,7 +128,7 @@ def bounds_of(consumer: Consumer, kafka: Kafka, topic: str) -> dict[int, tuple[i
     found = consumer.list_topics(topic, timeout=ANSWER_S).topics[topic].partitions
     if not found:
         raise SpanError(f"there is no topic {topic} at {kafka.address}")
-    return {p: patiently(consumer.get_watermark_offsets, TopicPartition(topic, p)) for p in sorted(found)}
+    return {p: watermarks(consumer, topic, p) for p in sorted(found)}
 
 
 def at_time(consumer: Consumer, topic: str, bounds: Mapping[int, tuple[int, int]], at_ms: int | None) -> dict[int, int]:
@@ -140,17 +136,14 @@ def at_time(consumer: Consumer, topic: str, bounds: Mapping[int, tuple[int, int]
     if at_ms is None:
         return {p: low for p, (low, _) in bounds.items()}
     asked = [TopicPartition(topic, p, max(0, at_ms)) for p in bounds]
-    found = {tp.partition: tp.offset for tp in patiently(consumer.offsets_for_times, asked)}
+    found = {tp.partition: tp.offset for tp in patiently(lambda: _offsets_for_times(consumer, asked))}
     return {p: found[p] if found[p] >= 0 else high for p, (_, high) in bounds.items()}
 
 
-def patiently(ask: Any, about: Any) -> Any:
-    """Ask again while the broker elects a leader. Raises KafkaException."""
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return ask(about, timeout=ANSWER_S)
-        except KafkaException:
-            if attempt == ATTEMPTS:
-                raise
-            time.sleep(WAIT_S)
-    raise AssertionError
+def _offsets_for_times(consumer: Consumer, asked: list[TopicPartition]) -> list[TopicPartition]:
+    """Kafka's answer, whole: a partition without a leader looks like one whose records are all older."""
+    found: list[TopicPartition] = consumer.offsets_for_times(asked, timeout=ASK_TIMEOUT_S)
+    for tp in found:
+        if tp.error is not None:
+            raise KafkaException(tp.error)
+    return found

@@ -16,11 +16,11 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from runtime.config import Kafka
 from runtime.exit_codes import RESTART_ME
-from runtime.kafka import client_settings, create_topics
+from runtime.kafka import client_settings, create_topics, watermarks
 from schemas.codec import encode
 from schemas.frames import Frame
 from schemas.topics import RAW, VALIDATED, app_id
@@ -142,14 +142,7 @@ class Feed:
 
     def size(self, topic: str) -> int:
         """Records in a topic."""
-        while True:
-            try:
-                return sum(
-                    self._reader.get_watermark_offsets(TopicPartition(topic, p), timeout=10)[1]
-                    for p in range(self._kafka.partitions)
-                )
-            except KafkaException:  # a topic just made has no leader yet
-                time.sleep(0.1)
+        return sum(watermarks(self._reader, topic, p)[1] for p in range(self._kafka.partitions))
 
 
 def run(kafka: Kafka, mode: str, stage: str, workers: int, seconds: float, *, seed: int) -> Figures:

@@ -16,6 +16,7 @@ from runtime.partitions import home_partition
 from schemas.codec import decode_as, encode
 from schemas.frames import Frame, ValidatedFrame
 from schemas.records import Alert, Rejected
+from schemas.states import EPOCHS_REMEMBERED
 from schemas.topics import CHANGELOGS, MAX_RECORD_BYTES, RAW, VALIDATED
 from tests.agents.counting import COUNTING, frame
 from tests.kernels.frame_strategies import T0, Reading, frame_of, settings_of
@@ -34,13 +35,16 @@ class _Outbox:
         self.unconfirmed: list[Receipts] = []
         self.prompt = True
         self.size_max = 10**9
+        self.room = asyncio.Event()  # in the producer's queue
+        self.room.set()
 
     async def send(self, receipts: Receipts, topic: str, key: bytes, value: bytes, partition: int) -> None:
         if len(value) > self.size_max and topic in ("p.validated", "p-validation-rows-changelog"):
             raise TooLarge(f"{len(value)} bytes")
+        receipts.sent += 1
+        await self.room.wait()
         self.journal.append(f"sent {topic}")
         self.records.append((topic, key, value, partition))
-        receipts.sent += 1
         self.unconfirmed.append(receipts)
         if self.prompt:
             self.confirm()
@@ -85,6 +89,10 @@ class _Case:
     async def take(self, value: bytes, key: bytes = b"R1", tp: Partition = TP) -> None:
         await self.fold.take(tp, self.offset, key, value)
         self.offset += 1
+
+    def row(self) -> Row:
+        """The last row written."""
+        return unpack(self.outbox.of("p-validation-rows-changelog")[-1])
 
     def outputs(self) -> list[ValidatedFrame]:
         return [decode_as(v, ValidatedFrame) for v in self.outbox.of("p.validated")]
@@ -135,6 +143,33 @@ async def test_a_repeated_frame_leaves_no_trace() -> None:
     await case.fold.save()
     assert [out.repeated for out in case.outputs()] == [1, 2, 3]
     assert case.journal[-1] == "commit [5]"
+
+
+async def test_a_frame_of_a_forgotten_epoch_that_is_read_again_leaves_no_trace() -> None:
+    """A worker killed before its acknowledgement reads frames of more epochs than are remembered: each is known, and
+    what follows them goes on."""
+    case = _Case()
+    frames = [encode(frame(ASSET, seq, epoch=epoch)) for epoch in range(EPOCHS_REMEMBERED + 2) for seq in (0, 1)]
+    for each in frames:
+        await case.take(each)
+    await case.fold.save()
+    row, outputs = case.row(), len(case.outputs())
+    case.fold.begin({ASSET: row}, {})
+    case.offset = 0
+    for each in frames:
+        await case.take(each)
+    assert len(case.outputs()) == outputs == len(frames)
+    await case.take(encode(frame(ASSET, 2, epoch=EPOCHS_REMEMBERED + 1)))
+    assert case.outputs()[-1].repeated == len(frames) + 1
+
+
+async def test_an_offset_says_repeated_only_where_an_epoch_may_be_forgotten() -> None:
+    """While a row remembers every epoch that its source ever had, a frame is known by its identity alone."""
+    case = _Case()
+    state = replace(COUNTING.initial(ASSET), applied={("test", 1): 6})
+    case.fold.begin({ASSET: Row(41, state)}, {})
+    await case.take(encode(frame(ASSET, 0, epoch=2)))
+    assert [(out.epoch, out.seq) for out in case.outputs()] == [(2, 0)]
 
 
 async def test_what_cannot_be_decoded_is_rejected_and_the_next_frame_goes_on() -> None:
@@ -267,6 +302,27 @@ async def test_recovered_states_go_on_and_overtaken_rows_are_written_again() -> 
     await case.take(encode(frame(ASSET, 6)))
     await case.take(encode(frame(ASSET, 7)))
     assert [(out.seq, out.repeated) for out in case.outputs()] == [(7, 8)]
+
+
+async def test_a_checkpoint_does_not_cut_a_frame() -> None:
+    """One that begins while an output waits for room in the producer's queue waits for all of that frame: no row says
+    "applied" before Kafka has the output."""
+    case = _Case()
+    case.outbox.prompt = False
+    case.outbox.room.clear()
+    taking = asyncio.create_task(case.take(encode(frame(ASSET, 0))))
+    await asyncio.sleep(0.01)
+    saving = asyncio.create_task(case.fold.save())
+    await asyncio.sleep(0.01)
+    case.outbox.room.set()
+    await taking
+    again = asyncio.create_task(case.fold.save())
+    await asyncio.sleep(0.01)
+    assert case.journal == ["sent p.validated"]
+    case.outbox.prompt = True
+    case.outbox.confirm()
+    await asyncio.gather(saving, again)
+    assert case.journal[-1] == "commit [1]"
 
 
 async def test_saving_and_taking_may_overlap() -> None:

@@ -154,6 +154,20 @@ def test_records_deleted_unread_raise_an_alert(broker: Kafka, start: Start) -> N
     assert alerts == {"retention": 4.0, "lost_frames": 4.0}
 
 
+def test_garbage_alone_is_no_lost_state(broker: Kafka, start: Start) -> None:
+    """A partition that has only held a rejected record has no state; the next start takes none for lost."""
+    _write(broker, RAW, (b"R1", b"garbage"))
+    first = start(*_counting(broker))
+    _until(lambda: len(_read(broker, REJECTED)) == 1)
+    first.terminate()
+    assert first.wait(10) == OK
+    assert _committed(broker, "validation", RAW) == 1
+    start(*_counting(broker))
+    _write(broker, RAW, (b"R1", encode(frame("R1", 0))))
+    _until(lambda: len(_read(broker, VALIDATED)) == 1)
+    assert (len(_read(broker, ALERTS)), len(_read(broker, REJECTED))) == (0, 1)
+
+
 def test_batches_are_acknowledged_after_they_were_handled(broker: Kafka, start: Start, tmp_path: Path) -> None:
     """Records of several topics come in order per partition; what was handled is committed, at a clean stop at once."""
     file = tmp_path / "records"

@@ -169,6 +169,31 @@ async def test_states_windows_and_alerts_are_stored(bench: Bench) -> None:
     assert bench.rejected == []
 
 
+async def test_a_window_that_cannot_be_stored_is_rejected_alone(bench: Bench) -> None:
+    """The window of a tag that InfluxDB cannot have is rejected; the state and the other windows are stored."""
+    windows = tuple(
+        Window(tag=tag, window_s=1.0, start_ns=START_NS, count=1, mean=1.5, min=1.5, max=1.5) for tag in ("a\\", "ph")
+    )
+    state = TwinState(
+        asset="R101",
+        source="mqtt-1",
+        epoch=1,
+        seq=0,
+        time_ns=START_NS,
+        clock_ns=START_NS,
+        model="none",
+        windows=windows,
+    )
+    await bench.sink.handle([received(state, 5, STATE)])
+    await bench.sink.close()
+    with Queries(bench.plant.influxdb) as queries:
+        assert queries.state("R101")["seq"] == 0
+        assert len(queries._client.texts('SELECT "mean" FROM "reactor_window"', {})) == 1
+    (rejected,) = bench.rejected
+    assert (rejected.stage, rejected.offset, rejected.tag, rejected.time_ns) == ("sink", 5, "a\\", START_NS)
+    assert decode_as(rejected.payload, TwinState).windows == windows[:1]
+
+
 async def test_a_large_batch_goes_in_several_requests(influx: InfluxDB, tmp_path: Path) -> None:
     """No request has more lines than `sink.batch_lines` and one frame, and nothing is lost between requests."""
     plant = plant_with_bucket(influx, "several", tmp_path)

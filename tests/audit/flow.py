@@ -6,6 +6,7 @@ Everything is built in memory, may be damaged, and is then written to a real Kaf
 import asyncio
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -24,13 +25,13 @@ from kernels.stages import STAGES
 from runtime.config import Influxdb, Kafka, Plant
 from runtime.kafka import client_settings, create_topics
 from runtime.partitions import home_partition
-from schemas.codec import decode_as, encode
-from schemas.frames import EstimateFrame, Frame, Gap, columns_of, empty_columns
+from schemas.codec import DecodeError, decode, encode
+from schemas.frames import Frame, Gap, columns_of, empty_columns
 from schemas.records import Rejected
-from schemas.topics import CHANGELOGS, ESTIMATES, RAW, REJECTED, STATE, VALIDATED
+from schemas.topics import ALERTS, CHANGELOGS, ESTIMATES, RAW, REJECTED, STATE, VALIDATED
 from services.influxdb import InfluxDB
 from store.influx_writer import InfluxWriter
-from store.line_protocol import reading_lines
+from store.record_lines import lines_of
 from tests.faults.fold import fold
 
 PARTITIONS = 3
@@ -40,6 +41,7 @@ UNITS = ("degC", "MPa")
 READINGS_PER_FRAME = 4
 SECOND_NS = 1_000_000_000
 ROW = struct.Struct("<q")
+STORED = (ESTIMATES, STATE, ALERTS)
 OUTPUTS = {"validation": VALIDATED, "estimation": ESTIMATES, "twin": STATE}
 
 
@@ -68,7 +70,7 @@ class Flow:
     lines: list[dict[str, Any]] = field(default_factory=list)
     frames: list[Frame] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
-    points: list[str] = field(default_factory=list)
+    points: list[str] | None = None  # None: what the sink makes of the records
     wrong_partition: set[int] = field(default_factory=set)  # index of frames that are written to a wrong one
 
     def assets(self) -> tuple[str, str]:
@@ -135,8 +137,6 @@ class Flow:
                     break
                 states[name, frame.asset], applied[name, frame.asset] = new, made
                 made = self.add(OUTPUTS[name].name, key, encode(out), partition)
-                if isinstance(out, EstimateFrame):
-                    self.points += reading_lines(decode_as(encode(out), EstimateFrame))[0]
                 current = out
         for (name, asset), state in states.items():
             key = asset.encode()
@@ -153,6 +153,15 @@ class Flow:
         """Validation says that it cannot use a record; its position is known when it is written."""
         rejected = self.add(REJECTED.name, record.key, b"", record.partition)
         rejected.source = record
+
+    def stored(self) -> list[str]:
+        """The points that the sink makes of the records."""
+        lines = []
+        for record in self.records:
+            if record.topic in {topic.name for topic in STORED}:
+                with suppress(DecodeError):
+                    lines += lines_of(decode(record.value))[0]
+        return lines
 
     def of(self, topic: str, asset: str | None = None) -> list[Record]:
         """The records of a topic and asset."""
@@ -176,7 +185,9 @@ def _rejected(record: Record, names: dict[str, str]) -> bytes:
     )  # fmt: skip
 
 
-async def _store(lines: list[str], influx: InfluxDB, token: Path) -> None:
+async def store(lines: list[str], influx: InfluxDB, token: Path) -> None:
+    """Write lines to InfluxDB, with its token in a file."""
+
     async def fail(sentence: str) -> None:
         raise AssertionError(sentence)
 
@@ -215,7 +226,7 @@ def write(flows: Sequence[Flow], prefix: str, bootstrap: str, influx: InfluxDB, 
     kafka = Kafka(bootstrap=bootstrap, prefix=prefix, partitions=PARTITIONS)
     create_topics(kafka)
     names = {
-        **{t.name: t.full_name(prefix) for t in (RAW, VALIDATED, ESTIMATES, STATE, REJECTED)},
+        **{t.name: t.full_name(prefix) for t in (RAW, VALIDATED, ESTIMATES, STATE, ALERTS, REJECTED)},
         **{f"changelog.{t.name}": t.full_name(prefix) for t in CHANGELOGS},
     }
     records = [record for flow in flows for record in flow.records]
@@ -230,6 +241,7 @@ def write(flows: Sequence[Flow], prefix: str, bootstrap: str, influx: InfluxDB, 
     assert producer.flush(30) == 0
     token, journal = folder / "token", folder / "journal.jsonl"
     token.write_text(influx.token)
-    asyncio.run(_store([line for flow in flows for line in flow.points], influx, token))
+    points = [line for flow in flows for line in (flow.stored() if flow.points is None else flow.points)]
+    asyncio.run(store(points, influx, token))
     journal.write_bytes(b"".join(orjson.dumps(line) + b"\n" for flow in flows for line in flow.lines))
     return Written(Plant(kafka=kafka), Database(url=influx.url, bucket=influx.bucket, token=influx.token), journal)

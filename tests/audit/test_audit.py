@@ -292,3 +292,6 @@ def test_a_journal_that_cannot_be_read_is_named(world: World) -> None:
     world.audit()
     with pytest.raises(StoreError, match="401"):
         compare(Database(url=world.influx.url, bucket="plant", token="wrong"), [world.folder / "journal.jsonl"])
+    writes_only = (world.influx.tokens_dir / "sink").read_text().strip()
+    with pytest.raises(StoreError, match="no bucket 'plant' that this token may read"):
+        compare(Database(url=world.influx.url, bucket="plant", token=writes_only), [world.folder / "journal.jsonl"])

@@ -22,9 +22,9 @@ from audit.kafka import Cluster, home
 from runtime.partitions import home_partition
 from schemas.codec import decode_as, encode
 from schemas.frames import EstimateFrame, Gap, ValidatedFrame
-from schemas.records import Rejected
+from schemas.records import Alert, Rejected
 from schemas.states import StageState
-from schemas.topics import ESTIMATES, RAW, REJECTED, STATE, VALIDATED
+from schemas.topics import ALERTS, ESTIMATES, RAW, REJECTED, STATE, VALIDATED
 from services.influxdb import InfluxDB
 from tests.audit.flow import START_NS, Flow, flipped, write
 from tests.faults.fold import fold
@@ -243,22 +243,60 @@ def _garbage(flow: Flow, end: bytes) -> None:
         flow.add(REJECTED.name, asset.encode(), encode(rejected), 0)
 
 
+def _points_with(flow: Flow, text: str) -> tuple[list[str], list[int]]:
+    """The points of a flow that has run, to be damaged, and which of them have this in their line."""
+    points = flow.points = flow.stored()
+    return points, [n for n, line in enumerate(points) if text in line]
+
+
 def _point_removed(flow: Flow) -> None:
     flow.run()
-    del flow.points[17]
+    points, readings = _points_with(flow, "reactor_sensor")
+    del points[readings[17]]
 
 
 def _point_doubled(flow: Flow) -> None:
     flow.run()
-    before, _, time_ns = flow.points[17].rpartition(" ")
-    flow.points.append(f"{before} {int(time_ns) + 1}")
+    points, readings = _points_with(flow, "reactor_sensor")
+    before, _, time_ns = points[readings[17]].rpartition(" ")
+    points.append(f"{before} {int(time_ns) + 1}")
 
 
 def _point_bit(flow: Flow) -> None:
     flow.run()
     value = float.fromhex(flow.lines[0]["value"])
-    (index,) = (n for n, line in enumerate(flow.points) if f"value={value!r}" in line)
-    flow.points[index] = flow.points[index].replace(f"value={value!r}", f"value={np.nextafter(value, 0.0)!s}")
+    points, (index,) = _points_with(flow, f"value={value!r}")
+    points[index] = points[index].replace(f"value={value!r}", f"value={np.nextafter(value, 0.0)!s}")
+
+
+def _twin_point_removed(flow: Flow) -> None:
+    flow.run()
+    points, states = _points_with(flow, "reactor_twin")
+    del points[states[3]]
+
+
+def _alert(flow: Flow) -> Alert:
+    asset = flow.assets()[0]
+    alert = Alert(asset=asset, kind="drift", severity="warning", time_ns=START_NS, message="it drifts", tag="pressure")
+    flow.add(ALERTS.name, asset.encode(), encode(alert), 0)
+    return alert
+
+
+def _alert_stored(flow: Flow) -> None:
+    flow.run()
+    _alert(flow)
+
+
+def _alert_not_stored(flow: Flow) -> None:
+    flow.run()
+    flow.points = flow.stored()
+    _alert(flow)
+
+
+def _alert_unreadable(flow: Flow) -> None:
+    flow.run()
+    record = flow.of(STATE.name)[0]
+    flow.add(ALERTS.name, record.key, record.value, 0)
 
 
 def _told(flow: Flow, tags: tuple[str, ...] = ("pressure",), to_ns: int = 5_000_000_000) -> None:
@@ -266,7 +304,8 @@ def _told(flow: Flow, tags: tuple[str, ...] = ("pressure",), to_ns: int = 5_000_
     asset = flow.assets()[0]
     gap = Gap(from_ns=START_NS + 4_700_000_000, to_ns=START_NS + to_ns, cause="queue overflowed", lost=1)
     flow.line(asset, "pressure", START_NS + 4_850_000_000, 2.5)
-    flow.frames.append(flow.without_readings(asset, 12, gap, tags))
+    told = flow.without_readings(asset, 12, gap, tags)
+    flow.frames.append(replace(told, time_ns=START_NS + 5_000_000_000))
     flow.run()
 
 
@@ -280,6 +319,22 @@ def _told_of_another_tag(flow: Flow) -> None:
 
 def _told_of_another_time(flow: Flow) -> None:
     _told(flow, to_ns=4_840_000_000)
+
+
+def _all_of_a_tag_told(flow: Flow, stored: str) -> None:
+    """No pressure of an asset has come, as a gap frame of all its tags tells; InfluxDB has `stored` nevertheless."""
+    asset, at_ns = f"{flow.assets()[0]}2", START_NS + 4_850_000_000
+    times = [START_NS + 4_700_000_000, START_NS + 4_800_000_000]
+    gap = Gap(from_ns=times[-1], to_ns=START_NS + 5_000_000_000, cause="MQTT session lost")
+    told = replace(flow.without_readings(asset, 1, gap), time_ns=START_NS + 5_000_000_000)
+    flow.frames += [flow.frame(asset, 0, times, [85.0, 85.0], tag=np.zeros(2, np.uint16)), told]
+    for time_ns in times:
+        flow.line(asset, "temperature", time_ns, 85.0)
+    flow.line(asset, "pressure", at_ns, 2.5)
+    flow.run()
+    flow.points = flow.stored()
+    if stored:
+        flow.points.append(f"reactor_sensor,reactor_id={asset},sensor_type=pressure,unit=MPa {stored} {at_ns}")
 
 
 def _named(damage: object, topic: str) -> Damage:
@@ -304,7 +359,6 @@ CASES: dict[str, tuple[Damage, dict[str, int]]] = {
         f"{topic} {fault}": (_named(damage, topic), {f"{topic}.{fault}": 1})
         for topic, fault, damage in (
             (VALIDATED.name, "missing", _output_removed),
-            (ESTIMATES.name, "missing", _output_removed),
             (STATE.name, "missing", _output_removed),
             (VALIDATED.name, "differing", _output_bit),
             (ESTIMATES.name, "differing", _output_bit),
@@ -316,6 +370,7 @@ CASES: dict[str, tuple[Damage, dict[str, int]]] = {
             (ESTIMATES.name, "unreadable", _output_of_another_type),
         )
     },
+    "estimates missing": (_named(_output_removed, ESTIMATES.name), {"estimates.missing": 1, "influxdb.missing": 4}),
     "infinite estimate": (_infinite_estimate, {"estimates.not_finite": 1, "estimates.differing": 1}),
     "last state": (_last_state, {"state.differing": 1, "twins.differing": 1}),
     "row bit": (_named(_row_bit, "twin"), {"changelog.twin.differing": 1}),
@@ -329,11 +384,20 @@ CASES: dict[str, tuple[Damage, dict[str, int]]] = {
     "garbage altered": (_named(_garbage, b"2"), {"rejected.missing": 1}),  # type: ignore[arg-type]
     "told": (_told, {}),
     "told of all tags": (_told_of_all_tags, {}),
-    "told of another tag": (_told_of_another_tag, {"raw.missing": 1, "influxdb.missing": 1}),
-    "told of another time": (_told_of_another_time, {"raw.missing": 1, "influxdb.missing": 1}),
-    "point removed": (_point_removed, {"influxdb.missing": 1}),
-    "point doubled": (_point_doubled, {"influxdb.repeated": 1}),
-    "point bit": (_point_bit, {"influxdb.altered": 1}),
+    "told of another tag": (_told_of_another_tag, {"raw.missing": 1, "raw.inexact": 1, "influxdb.missing": 1}),
+    "told of another time": (_told_of_another_time, {"raw.missing": 1, "raw.inexact": 1, "influxdb.missing": 1}),
+    "point removed": (_point_removed, {"influxdb.missing": 1, "influxdb.estimates_missing": 1}),
+    "point doubled": (_point_doubled, {"influxdb.repeated": 1, "influxdb.estimates_unasked": 1}),
+    "point bit": (_point_bit, {"influxdb.altered": 1, "influxdb.estimates_altered": 1}),
+    "twin point removed": (_twin_point_removed, {"influxdb.states_missing": 1}),
+    "alert": (_alert_stored, {}),
+    "alert without point": (_alert_not_stored, {"influxdb.alerts_missing": 1}),
+    "alert unreadable": (_alert_unreadable, {"alerts.unreadable": 1}),
+    "all of a tag told": (_named(_all_of_a_tag_told, ""), {}),
+    "all of a tag told, but stored": (
+        _named(_all_of_a_tag_told, f"value=2.5,quality=1i,arrival_ns={START_NS + 4_900_000_000}i"),
+        {"influxdb.repeated": 1},
+    ),
 }
 
 
@@ -398,7 +462,7 @@ def test_what_gap_frames_tell_of_is_counted_apart(found: Found) -> None:
     (hole,) = (hole for hole in found.with_expected.told if hole.asset == asset)
     assert (hole.from_ns, hole.to_ns) == (START_NS + 4_700_000_000, START_NS + 5_000_000_000)
     assert (hole.tags, hole.missing, hole.present, hole.lost) == (("pressure",), 1, 0, 1)
-    assert found.with_expected.tallies["raw"].figures["told_missing"] == 2
+    assert found.with_expected.tallies["raw"].figures["told_missing"] == 4
     untold = found.flows["told of another tag"].assets()[0]
     assert [hole.missing for hole in found.with_expected.told if hole.asset == untold] == [0]
 
@@ -420,6 +484,7 @@ def test_the_checker_waits_for_what_is_on_its_way(kafka: str, influx: InfluxDB, 
     flow = Flow("late")
     flow.fill()
     flow.run()
+    flow.points = flow.stored()
     last = flow.of(STATE.name)[-1]
     flow.records.remove(last)
     written = write([flow], "late", kafka, influx, tmp_path)

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from runtime.config import Kafka
-from runtime.kafka import create_topics
+from runtime.kafka import create_topics, watermarks
 from schemas.codec import decode_as
 from schemas.frames import Frame
 from schemas.records import Rejected
@@ -101,6 +101,13 @@ class Bench:
         if kind is not None:
             print(self.log.read_text()[-5000:])
 
+    def configure(self, **keys: str) -> None:
+        """Change lines of the configuration, for the next start."""
+        text = self._config.read_text()
+        for key, value in keys.items():
+            text = re.sub(rf"^{key} = .*$", f"{key} = {value}", text, flags=re.MULTILINE)
+        self._config.write_text(text)
+
     def start(self) -> subprocess.Popen[bytes]:
         """Start the connector, without waiting for it."""
         env = {**os.environ, "TWIN_METRICS_PORT": str(self.metrics_port)}
@@ -166,7 +173,7 @@ class Bench:
     def _all(self, topic: Topic) -> list[bytes]:
         name = topic.full_name(self.kafka.prefix)
         consumer = Consumer({"bootstrap.servers": self.kafka.address, "group.id": "none", "enable.auto.commit": False})
-        ends = {p: consumer.get_watermark_offsets(TopicPartition(name, p), timeout=10)[1] for p in range(PARTITIONS)}
+        ends = {p: watermarks(consumer, name, p)[1] for p in range(PARTITIONS)}
         consumer.assign([TopicPartition(name, p, 0) for p in range(PARTITIONS)])
         values, missing = [], sum(ends.values())
         end_s = time.monotonic() + 20

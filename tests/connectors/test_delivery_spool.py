@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import (
     AclBinding,
     AclBindingFilter,
@@ -24,7 +24,7 @@ from confluent_kafka.admin import (
 )
 
 from runtime import config
-from runtime.kafka import create_topics
+from runtime.kafka import create_topics, watermarks
 from schemas.codec import decode
 from schemas.frames import Frame
 from schemas.records import Alert
@@ -143,14 +143,7 @@ def records(kafka: Kafka, prefix: str, topic: Topic = RAW) -> list[bytes]:
     """Everything in a topic now, in order per partition."""
     name = topic.full_name(prefix)
     consumer = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": "none", "enable.auto.commit": False})
-
-    def ends_now() -> list[int]:
-        try:
-            return [consumer.get_watermark_offsets(TopicPartition(name, p), timeout=20)[1] for p in range(PARTITIONS)]
-        except KafkaException:  # the broker has just started
-            return []
-
-    ends = until(ends_now, SOON_S, "the ends of the topic")
+    ends = [watermarks(consumer, name, p)[1] for p in range(PARTITIONS)]
     consumer.assign([TopicPartition(name, p, 0) for p in range(PARTITIONS)])
     found: list[bytes] = []
     while len(found) < sum(ends):

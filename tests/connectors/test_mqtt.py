@@ -379,6 +379,22 @@ def test_a_restarted_process_misses_what_the_earlier_one_knew(kafka: str, tmp_pa
         broker.stop()
 
 
+def test_a_filter_that_is_gone_is_unsubscribed(kafka: str, mqtt_broker: Mosquitto, tmp_path: Path) -> None:
+    """When assets are moved to another connector, this one gets their messages no longer: nothing is in rejected."""
+    with Bench(kafka, mqtt_broker, tmp_path) as bench:
+        assert bench.stop(bench.start_and_wait()) == 0
+        bench.configure(filters=f'["{bench.root}/R1/sensor/#"]')
+        process = bench.start_and_wait()
+        bench.says("has no subscriptions any more but those configured")
+        client = bench.publisher()
+        for asset in ("R2", "R1"):
+            bench.publish(client, asset, "t", {"value": 1, "timestamp": BASE_NS}).wait_for_publish(5)
+        frames = bench.wait_for_readings(1)
+        assert bench.stop(process) == 0
+        assert {frame.asset for frame in frames} == {"R1"}
+        assert bench.rejected() == []
+
+
 def test_silent_assets_have_heartbeats(kafka: str, mqtt_broker: Mosquitto, tmp_path: Path) -> None:
     """An asset without readings gets heartbeats at the configured interval, connected, without holes in seq."""
     with Bench(kafka, mqtt_broker, tmp_path, more="[mqtt.framing]\nheartbeat_s = 0.3") as bench:

@@ -35,5 +35,5 @@ def test_the_newest_of_several_readings_counts(tmp_path: Path) -> None:
     memory.hear("R1", NOW_NS, [reading(NOW_NS - hours * 3600 * SECOND_NS) for hours in (3, 2, 1)])
     memory.hear("R2", NOW_NS, [])  # garbage says nothing about its time
     assert memory.heard_until_ns == {"R1": NOW_NS - 3600 * SECOND_NS, "R2": NOW_NS}
-    memory.save(NOW_NS, at_once=True)
+    memory.save(NOW_NS, (), at_once=True)
     assert json.loads((tmp_path / "mqtt-1.assets.json").read_text()) == memory.heard_until_ns

@@ -3,11 +3,13 @@
 import queue
 import socket
 import struct
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -18,6 +20,7 @@ from paho.mqtt import __version__ as paho_version
 
 from connectors import mqtt_session
 from connectors.mqtt_client import Connection, Message
+from connectors.mqtt_memory import Filters
 from connectors.mqtt_session import Session
 from runtime.config import Mqtt
 from runtime.health import Health
@@ -115,11 +118,14 @@ def variable(value: int) -> bytes:
 class Driven:
     """A session with its health, polled until something holds."""
 
-    def __init__(self, port: int, **more: Any) -> None:
+    def __init__(self, port: int, state_dir: Path | None = None, **more: Any) -> None:
+        self._own = tempfile.TemporaryDirectory()
+        filters = Filters(state_dir or Path(self._own.name), "mqtt-1")
         self.health = Health()
         self.lost: list[str] = []
         self.messages: list[Message] = []
-        self.session = Session(Mqtt(host="127.0.0.1", port=port, **more), self.health, self.lost.append, False)
+        config = Mqtt(host="127.0.0.1", port=port, **more)
+        self.session = Session(config, self.health, self.lost.append, False, filters)
 
     def fetch(self, most: int = 1000) -> list[Message]:
         """The messages that have arrived, so many at most."""
@@ -232,9 +238,33 @@ def test_what_another_client_of_the_same_id_took_is_told_when_the_subscription_s
         driven.session.close()
 
 
-def test_the_delay_ends_at_a_minute() -> None:
+def test_what_is_no_longer_configured_is_taken_back(tmp_path: Path) -> None:
+    """The broker keeps subscriptions with the session; so a filter that a restarted process has no more is
+    unsubscribed, again after a refusal, until the broker grants it; in a new session there is none to take back."""
+    asked: list[list[bytes]] = [[] for _ in range(6)]
+
+    def script(peer: Peer, number: int) -> None:
+        peer.packet()
+        peer.sock.sendall(bytes([0x20, 3, int(number not in (0, 5)), 0, 0]))
+        peer.grant(1)
+        while (packet := peer.packet())[0] == 0xA2:
+            _, body = packet
+            asked[number].append(body[5:])
+            peer.sock.sendall(bytes([0xB0, 4]) + body[:2] + bytes([0, 0x87 if number == 1 else 0]))
+
+    with broker(script) as port:
+        for text in ("a/#", "b/#", "b/#", "b/#", "c/#", "d/#"):
+            driven = Driven(port, tmp_path, filters=(text,))
+            driven.until(lambda: driven.session.up)  # noqa: B023
+            end_s = time.monotonic() + 0.5
+            driven.until(lambda: time.monotonic() > end_s)  # noqa: B023
+            driven.session.close()
+    assert asked == [[], [b"a/#"], [b"a/#"], [], [b"b/#"], []]
+
+
+def test_the_delay_ends_at_a_minute(tmp_path: Path) -> None:
     """Attempts come after 1, 2, 4, … s, but never less often than once a minute."""
-    session = Session(Mqtt(), Health(), lambda _cause: None, False)
+    session = Session(Mqtt(), Health(), lambda _cause: None, False, Filters(tmp_path, "c"))
     session._delay_s = 0.5
     assert [session._next_delay_s() for _ in range(8)] == [1, 2, 4, 8, 16, 32, 60, 60]
 
@@ -359,9 +389,9 @@ def test_messages_are_taken_apart_as_paho_does(messages: list[tuple[Any, ...]], 
     ]
 
 
-def test_a_wake_while_another_is_taken_is_not_the_last() -> None:
+def test_a_wake_while_another_is_taken_is_not_the_last(tmp_path: Path) -> None:
     """A call of `wake` at the very moment when an earlier one is heard does not silence all later ones."""
-    session = Session(Mqtt(), Health(), lambda _cause: None, False)
+    session = Session(Mqtt(), Health(), lambda _cause: None, False, Filters(tmp_path, "c"))
     real = session._wakes
 
     class Interrupted:

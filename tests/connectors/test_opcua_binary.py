@@ -89,10 +89,13 @@ def test_numbers_arrive_to_the_bit(rows: list[tuple[tuple[ua.VariantType, Any], 
         (ua.Variant(ua.LocalizedText("offen", "de"), ua.VariantType.LocalizedText), "offen"),
         (ua.Variant(b"\x01\xff", ua.VariantType.ByteString), "01ff"),
         (ua.Variant("x" * 5000, ua.VariantType.String), "x" * 1000),
+        (ua.Variant("K\udcfchler zu \u2013 \U0001f525", ua.VariantType.String), "K\\xfchler zu \u2013 \U0001f525"),
+        (ua.Variant(ua.LocalizedText("K\udcfchler"), ua.VariantType.LocalizedText), "K\\xfchler"),
+        (ua.Variant("\udcfc" * 5000, ua.VariantType.String), "\\xfc" * 250),
     ],
 )
 def test_what_is_no_number_becomes_text(value: ua.Variant, text: str) -> None:
-    """Strings, arrays and nothing give NaN with a text, and do not disturb the value that follows."""
+    """Strings (of Latin-1, too), arrays and nothing give NaN with a text, and do not disturb what follows."""
     notification = ua.DataChangeNotification(
         MonitoredItems=[
             ua.MonitoredItemNotification(0, ua.DataValue(value)),

@@ -91,8 +91,9 @@ def items(*tags: str) -> list[Item]:
 
 
 SESSION = Resumable(
-    url="u", token="i=5", nonce="00", subscription=7, item_ids=(1, 2), publishing_ms=100.0, keepalive_count=50
-)
+    url="u", token="i=5", nonce="00", subscription=7, item_ids=(1, 2), queue_sizes=(10, 1), publishing_ms=100.0,
+    keepalive_count=50,
+)  # fmt: skip
 
 
 def test_times_and_session_survive_the_process(tmp_path: Path) -> None:
@@ -101,8 +102,8 @@ def test_times_and_session_survive_the_process(tmp_path: Path) -> None:
     before.bind(items("a", "b"))
     before.keep(SESSION)
     before.sequence = 41
+    before.remember(1, 1100)
     before.remember(1, 1000)
-    before.remember(1, 900)
     now = Memory(tmp_path, "ua")
     assert now.resumable == SESSION and now.same_items(items("a", "b"))
     now.bind(items("a", "b"))

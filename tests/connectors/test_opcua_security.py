@@ -1,5 +1,6 @@
 """Certificates and users of the OPC UA connector: refused when wrong, never a fall back, no restart to recover."""
 
+import asyncio
 import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -7,12 +8,22 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from connectors.browse import BrowseFailed, ServerCertificate, run_browse
-from connectors.opcua_certificates import OwnCertificate, Refused, names_host, pin, pin_path, pinned
+from connectors.opcua_certificates import (
+    OwnCertificate,
+    Refused,
+    load_certificate,
+    load_key,
+    names_host,
+    pin,
+    pin_path,
+    pinned,
+)
 from connectors.opcua_nodes import Nodes
+from connectors.opcua_session import TROUBLE, Session
 from runtime.config import Opcua, Plant
 from tests.connectors.opcua_server import URI
 from tests.connectors.opcua_tools import ServerProcess, bench, until
@@ -138,3 +149,50 @@ def test_our_certificate_is_made_once_and_kept(tmp_path: Path) -> None:
     assert (again.certificate.read_bytes(), again.key.read_bytes()) == before
     assert stat.S_IMODE(made.key.stat().st_mode) == 0o600
     assert again.application_uri.startswith("urn:")
+
+
+def test_a_damaged_certificate_of_ours_is_refused(tmp_path: Path) -> None:
+    """Where our own certificate or key cannot be read, the refusal names it and says what to do."""
+    made = OwnCertificate(tmp_path)
+    for path in (made.certificate, made.key):
+        whole = path.read_bytes()
+        for damage in (b"", b"-----BEGIN", b"rubbish"):
+            path.write_bytes(damage)
+            with pytest.raises(Refused, match=f"cannot be used .*{path} holds no.*delete it and own_key.pem"):
+                OwnCertificate(tmp_path)
+        path.write_bytes(whole)
+    assert OwnCertificate(tmp_path).application_uri == made.application_uri
+
+
+def test_a_user_key_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    """A user's key that is encrypted, of another kind or none at all is refused with its file, as a trouble that is
+    tried again; a good one may be PEM or DER."""
+    der, pem = (Path(name) for name in certificate(tmp_path, "user"))
+    key = load_key(pem)
+    assert load_certificate(der).public_key() == key.public_key()
+
+    def stored(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, coded: str, password: bytes | None) -> Path:
+        encrypted = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
+        path = tmp_path / f"user.{coded}.{bool(password)}"
+        path.write_bytes(key.private_bytes(
+            getattr(serialization.Encoding, coded), serialization.PrivateFormat.PKCS8, encrypted))  # fmt: skip
+        return path
+
+    assert load_key(stored(key, "DER", None)).public_key() == key.public_key()
+    rubbish = tmp_path / "rubbish"
+    rubbish.write_bytes(b"\x00")
+    reasons = {
+        stored(key, "PEM", b"secret"): "is encrypted",
+        stored(key, "DER", b"secret"): "is encrypted",
+        stored(ec.generate_private_key(ec.SECP256R1()), "PEM", None): "no RSA key",
+        rubbish: "no private key",
+    }
+    for path, reason in reasons.items():
+        with pytest.raises(Refused, match=f"{path}.*{reason}"):
+            load_key(path)
+    with pytest.raises(Refused, match="no certificate"):
+        load_certificate(rubbish)
+    encrypted = stored(key, "PEM", b"secret")
+    config = Opcua(security="None", mode="None", user_certificate_file=der, user_key_file=encrypted)
+    with pytest.raises(TROUBLE, match="is encrypted"):
+        asyncio.run(Session.open(config))

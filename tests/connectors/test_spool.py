@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from connectors.spool import ROW_BYTES, Row, Spool, SpoolDamaged, SpoolTrouble
+from connectors.spool import PIECE_ROWS, ROW_BYTES, Row, Spool, SpoolDamaged, SpoolTrouble
 
 ROOT = Path(__file__).parents[2]
 EVERYTHING = 1 << 60
@@ -24,9 +24,12 @@ steps = st.one_of(
         st.just("append"), st.lists(st.tuples(st.sampled_from("ab"), st.text(max_size=3), st.binary(max_size=9)))
     ),
     st.tuples(st.just("delete"), st.integers(0, 20)),
-    st.tuples(st.just("replace"), st.tuples(st.integers(0, 20), st.integers(1, 6), st.binary(max_size=30))),
+    st.tuples(
+        st.just("replace"), st.tuples(st.integers(0, 20), st.integers(1, 6), st.integers(0, 6), st.binary(max_size=30))
+    ),
     st.tuples(st.just("reopen"), st.none()),
 )
+LAST_ROW_GOES: list[tuple[str, object]] = [("append", [("a", "k", b"")] * 5), ("replace", (4, 1, 1, b""))]
 
 
 def content(spool: Spool) -> list[Row]:
@@ -36,6 +39,8 @@ def content(spool: Spool) -> list[Row]:
 
 @example([("append", [("a", "\0", b"")]), ("delete", 1)])
 @example([("append", [("a", "\u00e4", b"")]), ("delete", 1)])
+@example([*LAST_ROW_GOES, ("reopen", None)])
+@example([*LAST_ROW_GOES, ("reopen", None), ("delete", 2), ("reopen", None)])
 @settings(max_examples=60, deadline=None)
 @given(st.lists(steps, max_size=12))
 def test_it_is_a_queue_that_survives(ops: list[tuple[str, object]]) -> None:
@@ -60,13 +65,15 @@ def test_it_is_a_queue_that_survives(ops: list[tuple[str, object]]) -> None:
                 model = {n: r for n, r in model.items() if n > up_to}
             elif name == "replace":
                 assert isinstance(argument, tuple)
-                after, number, value = argument
+                after, number, stays, value = argument
                 rows = spool.read(after, number, EVERYTHING)
-                spool.replace(rows, {rows[-1].id: value} if rows else {})
-                for row in rows[:-1]:
-                    del model[row.id]
-                if rows:
-                    model[rows[-1].id] = (*model[rows[-1].id][:2], value)
+                kept = {row.id: value for row in rows[stays : stays + 1]}
+                spool.replace(rows, kept)
+                for row in rows:
+                    if row.id in kept:
+                        model[row.id] = (row.topic, row.key, value)
+                    else:
+                        del model[row.id]
             else:
                 spool.close()
                 spool = Spool(Path(directory), "c")
@@ -155,7 +162,7 @@ def test_damage_is_seen_and_the_rest_is_rescued(tmp_path: Path, seed: int) -> No
         spool.open(9)
         found = content(spool)
     except SpoolDamaged:
-        told, aside = spool.rescue()
+        told, aside = spool.rescue(lambda: None)
         assert aside.exists()
         found = content(spool)
     rest = iter(written)
@@ -165,6 +172,46 @@ def test_damage_is_seen_and_the_rest_is_rescued(tmp_path: Path, seed: int) -> No
     assert first > (found[-1].id if found else 0)
     assert content(spool)[-1].value == b"new"
     assert spool.rows == len(found) + 1
+    spool.close()
+
+
+def damaged_spool(directory: Path, rows: int, at: int, number: int) -> Spool:
+    """A spool of so many rows, of whose file so many bytes from there on are zeros; opened again."""
+    spool = Spool(directory, "c")
+    spool.open(0)
+    spool.append([("t", "k", b"x" * 100)] * rows, 1)
+    spool.close()
+    (path,) = directory.glob("*.sqlite")
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(bytes(number))
+    spool = Spool(directory, "c")
+    with pytest.raises(SpoolDamaged):
+        spool.open(0)
+        content(spool)
+    return spool
+
+
+def test_a_long_rescue_shows_that_it_goes_on(tmp_path: Path) -> None:
+    """A rescue beats for every piece that it reads, so nobody takes a large file for a thread that is stuck."""
+    beats: list[None] = []
+    spool = damaged_spool(tmp_path, 20 * PIECE_ROWS, 100_000, 4)
+    missing, _ = spool.rescue(lambda: beats.append(None))
+    assert 0 < missing < PIECE_ROWS
+    assert len(beats) >= 20
+    spool.close()
+
+
+def test_what_is_no_database_is_not_searched_row_by_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the beginning of the file is gone, nothing can be read, and that is found out piece by piece."""
+    spool = damaged_spool(tmp_path, 20 * PIECE_ROWS, 0, 100)
+    asked: list[None] = []
+    read = Spool._read
+    monkeypatch.setattr(Spool, "_read", lambda *given: (asked.append(None), read(*given))[1])
+    missing, _ = spool.rescue(lambda: None)
+    assert missing == 20 * PIECE_ROWS
+    assert len(asked) <= 20
+    assert content(spool) == []
     spool.close()
 
 

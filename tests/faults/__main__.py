@@ -1,7 +1,7 @@
 """The table of faults.
 
 python -m tests.faults --row 3 --seed 7           one row
-python -m tests.faults --seeds 1,2,3 --jobs 2     all rows, in processes of their own
+python -m tests.faults --seeds 1,2,3 --jobs 2     all rows, in processes of their own; --continue after an end
 """
 
 import json
@@ -23,6 +23,7 @@ def main(
     rows: Annotated[str, typer.Option(help="1,2,7: these rows; else all.")] = "",
     seeds: Annotated[str, typer.Option(help="1,2,3: one run per row and seed.")] = "1",
     short: Annotated[bool, typer.Option("--short", help="The form that fits into `make test`.")] = False,
+    go_on: Annotated[bool, typer.Option("--continue", help="What has passed in --out is not run again.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Rows at a time.")] = 1,
     out: Annotated[Path, typer.Option(help="JSON; the table as Markdown comes beside it.")] = Path("faults.json"),
 ) -> None:
@@ -30,7 +31,7 @@ def main(
     logging.basicConfig(level=logging.WARNING)
     if row is None:
         wanted = [int(n) for n in rows.split(",")] if rows else row_numbers()
-        reports = run_table(wanted, [int(s) for s in seeds.split(",")], short, jobs, out)
+        reports = run_table(wanted, [int(s) for s in seeds.split(",")], short=short, jobs=jobs, out=out, go_on=go_on)
         sys.exit(0 if all(r["pass"] for r in reports) else 1)
     folder = Path(tempfile.mkdtemp(prefix=f"twin-row{row:02d}-seed{seed}-"))
     outcome = run_row(row, seed, short, folder)

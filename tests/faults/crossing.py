@@ -64,9 +64,10 @@ class Crossing:
                 "drain_hz": round(drain_hz, 1),
             },
         )
+        factor = DRAIN_FACTOR / self._rig.limit_s(1.0)
         self._rig.require(
-            drain_hz >= DRAIN_FACTOR * input_hz,
-            f"{name} drains at {DRAIN_FACTOR:g} × the input rate: {drain_hz:.0f}/s against {input_hz:.0f}/s",
+            drain_hz >= factor * input_hz,
+            f"{name} drains at {factor:g} × the input rate: {drain_hz:.0f}/s against {input_hz:.0f}/s",
         )
 
     def _first_confirmation(self, name: str) -> int | None:

@@ -23,7 +23,7 @@ from agents.settings import kernel_settings
 from kernels.stages import STAGES
 from runtime.config import Plant
 from runtime.generations import at_work
-from runtime.kafka import client_settings
+from runtime.kafka import client_settings, watermarks
 from runtime.load import load
 from runtime.partitions import home_partition
 from schemas.codec import DecodeError, decode, decode_as, encode
@@ -108,7 +108,7 @@ def _spans(plant: Plant) -> dict[int, tuple[int, int]]:
     client = Consumer({**client_settings(plant.kafka), "group.id": "unused"})
     try:
         partitions = sorted(client.list_topics(name, timeout=30).topics[name].partitions)
-        return {p: client.get_watermark_offsets(TopicPartition(name, p), timeout=30) for p in partitions}
+        return {p: watermarks(client, name, p) for p in partitions}
     finally:
         client.close()
 

@@ -26,6 +26,15 @@ class Use:
         self.pid = pid
         self.samples.append((self.age, rss_mib, handles))
 
+    def lives(self) -> list[list[tuple[float, int]]]:
+        """For each of its processes the samples in the order of its age: (resident MiB, file handles)."""
+        lives: list[list[tuple[float, int]]] = []
+        for age, rss_mib, handles in self.samples:
+            if age == 0:
+                lives.append([])
+            lives[-1].append((rss_mib, handles))
+        return lives
+
     @property
     def rss_max_mib(self) -> float:
         """Most memory any of its processes had."""

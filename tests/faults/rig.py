@@ -20,7 +20,9 @@ class TooLate(AssertionError):
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
-    """What a run found. Counts are readings; `told_missing`: lost where a gap frame says so; `recover_s`: each time."""
+    """What a run found. Counts are readings; `told_missing`: lost where a gap frame says so; `recover_s`: each time;
+    `code`: the commit that ran.
+    """
 
     row: int
     title: str
@@ -34,6 +36,7 @@ class Outcome:
     told_missing: int = 0
     recover_s: list[float] = field(default_factory=list)
     seconds: float = 0.0
+    code: str = ""
     notes: dict[str, Any] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
 

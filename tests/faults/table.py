@@ -34,7 +34,7 @@ def row_numbers() -> list[int]:
 def run_row(row: int, seed: int, short: bool, folder: Path) -> Outcome:
     """Run one row in this process. Never raises for what the row finds: it is in the outcome."""
     module = importlib.import_module(f"tests.faults.rows.row_{row:02d}")
-    outcome = Outcome(row=row, title=module.TITLE, seed=seed, short=short)
+    outcome = Outcome(row=row, title=module.TITLE, seed=seed, short=short, code=_commit())
     began = time.monotonic()
     try:
         module.run(Rig(outcome, folder, random.Random(f"{row}/{seed}")))
@@ -66,11 +66,17 @@ def run_row_alone(row: int, seed: int, short: bool) -> Report:
         return report
 
 
-def run_table(rows: Iterable[int], seeds: Sequence[int], short: bool, jobs: int, out: Path) -> list[Report]:
-    """Run rows × seeds, `jobs` at a time, and write `out` after each; what `out` holds as passed is not run again."""
+def run_table(
+    rows: Iterable[int], seeds: Sequence[int], *, short: bool, jobs: int, out: Path, go_on: bool
+) -> list[Report]:
+    """Run rows × seeds, `jobs` at a time, and write `out` after each.
+
+    `go_on`: what `out` holds as passed in this form is not run again.
+    """
     reports = read(out)
-    passed = {(r["row"], r["seed"]) for r in reports if r["pass"] and r["short"] == short}
+    passed = {(r["row"], r["seed"]) for r in reports if go_on and r["pass"] and r["short"] == short}
     wanted = [(row, seed) for seed in seeds for row in rows if (row, seed) not in passed]
+    print(f"{len(wanted)} runs; {len(passed)} have passed before", flush=True)
     reports = [r for r in reports if (r["row"], r["seed"]) not in wanted]
 
     def run_one(job: tuple[int, int]) -> Report:
@@ -84,6 +90,15 @@ def run_table(rows: Iterable[int], seeds: Sequence[int], short: bool, jobs: int,
             write(out, reports)
             print(one_line(report), flush=True)
     return reports
+
+
+def _commit() -> str:
+    """The commit of this folder, with a + where files differ from it; empty where git cannot say."""
+    command = ["git", "describe", "--always", "--dirty=+"]
+    try:
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def one_line(report: Report) -> str:
@@ -121,10 +136,12 @@ def markdown(reports: list[Report]) -> str:
         "",
         "Made by `make faults`; one row again by `make fault ROW=n SEED=s`. What each row does: `tests/faults/rows/`.",
         "Counts are readings; told: missing where a gap frame tells so, which only some rows allow.",
+        "`faults.json` has the commit of each run that was noted.",
         f"Python {platform.python_version()}, {platform.machine()}.",
         "",
-        "| # | fault | seeds | struck | readings | missing | repeated | altered | told | slowest recovery (s) | pass |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| # | fault | seeds | struck | readings/s | readings "
+        "| missing | repeated | altered | told | slowest recovery (s) | pass |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in sorted({r["row"] for r in reports}):
         runs = [r for r in reports if r["row"] == row]
@@ -136,7 +153,11 @@ def markdown(reports: list[Report]) -> str:
             str(row),
             next((r["title"] for r in runs if r["title"]), "?"),
             ", ".join(str(r["seed"]) for r in runs),
-            *(str(n) for n in totals),
+            str(totals[0]),
+            ", ".join(
+                f"{hz:g}" for hz in sorted({r["notes"]["readings_hz"] for r in runs if "readings_hz" in r["notes"]})
+            ),
+            *(str(n) for n in totals[1:]),
             "–" if recover is None else f"{recover:.1f}",
             f"{sum(r['pass'] for r in runs)} of {len(runs)}",
         ]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kernels.stages import STAGES
 from runtime.config import Plant
-from schemas.frames import EstimateFrame
+from schemas.frames import EstimateFrame, columns_of
 from schemas.quality import Flag, Test
 from tests.kernels.frame_strategies import SECOND, T0, Reading, frames_of, rows, series, settings_of
 
@@ -78,6 +78,37 @@ def test_late_and_repeated_readings_change_nothing_about_the_others(
         flag, tests, _ = together[key]
         assert int(tests) & Test.LATE  # type: ignore[call-overload]
         assert flag in (Flag.SUSPECT, Flag.FAIL)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    values=st.lists(st.floats(80, 90), min_size=2, max_size=20),
+    extra=st.lists(
+        st.tuples(st.integers(0, 19), st.integers(0, 4), st.floats(1000, 2000)), min_size=1, max_size=20, unique=True
+    ),
+)
+def test_among_neighbouring_nanoseconds_points_move_and_nothing_else(
+    values: list[float], extra: list[tuple[int, int, float]]
+) -> None:
+    """A late or same-time reading may have the nanosecond of a later one: that is stored beside it, else as it was."""
+    good = series(values, interval_s=1e-9, tag="t")
+    arrival: list[Reading] = []
+    for i, reading in enumerate(good):
+        arrival.append(reading)
+        for after, older_ns, value in extra:
+            if after % len(good) == i:
+                arrival.append(replace(reading, source_ns=reading.source_ns - older_ns, value=value))
+    alone, together = estimated(good), estimated(arrival)
+    for key, (flag, tests, row) in alone.items():
+        now_flag, now_tests, now_row = together[key]
+        assert (now_flag, now_tests, but_ordinal(now_row)) == (flag, tests, but_ordinal(row))
+
+
+def but_ordinal(row: object) -> list[object]:
+    """A row of `rows` without its ordinal."""
+    assert isinstance(row, tuple)
+    names = ["tag", "unit", "text", *(name for name in columns_of(EstimateFrame) if name != "tag")]
+    return [cell for name, cell in zip(names, row, strict=True) if name != "ordinal"]
 
 
 @settings(max_examples=100, deadline=None)

@@ -96,6 +96,14 @@ def test_gap_with_the_number_lost() -> None:
     assert "queue overflow" in found[0].message
 
 
+def test_a_gap_of_one_tag_names_it() -> None:
+    """A gap alert is the tag's where it concerns one, and the asset's where it concerns several or all."""
+    gap = Gap(from_ns=START_NS, to_ns=START_NS + SECOND_NS, cause="queue overflow")
+    concerned = [("ph",), ("ph", "flow"), ()]
+    found = _alerts([replace(_beat(2.0, gap=gap), tags=tags, units=("",) * len(tags)) for tags in concerned])
+    assert [alert.tag for alert in found] == ["ph", "", ""]
+
+
 def test_residual_that_stays() -> None:
     """An estimate over `residual_limit` standard deviations from the model for `residual_s`, then back for as long;
     short departures either way are no edge.

@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from kernels.validation_params import FOREVER, LIMITS, TABLES_MAX, TIME_LIMITS, ValidationParams, spans, to_ns
 from runtime.config import Plant, Tag, Validation
-from tests.kernels.frame_strategies import settings_of
+from schemas.quality import Test
+from tests.kernels.frame_strategies import frame_of, run, series, settings_of
 
 
 def limits(plant: Plant, tag: str, unit: str) -> dict[str, float]:
@@ -68,6 +69,34 @@ def test_spans_that_cannot_be_converted_are_not_evaluated() -> None:
     tag = Tag.model_validate({"unit": "bar", "validation": {"fail_span": [0, 10], "suspect_span": [1, 9]}})
     assert np.isnan(spans(tag.model_dump(), "pressure", "furlong")).all()
     assert np.allclose(spans(tag.model_dump(), "pressure", "kPa"), [(0, 1000), (100, 900)])
+
+
+def test_rates_and_tolerances_follow_the_unit() -> None:
+    """They are differences in the configured unit: scaled into the reading's without an offset, else not evaluated."""
+    tests = {"rate_suspect_per_s": 1.0, "rate_fail_per_s": 5.0, "flat_tolerance": 0.5}
+    plant = Plant(tags={"*/pressure": {"unit": "kPa", "validation": tests}, "*/t*": {"unit": "K", "validation": tests}})
+    for tag, unit, factor in (
+        ("pressure", "kPa", 1.0),
+        ("pressure", "", 1.0),
+        ("pressure", "Pa", 1e3),
+        ("temperature", "degC", 1.0),
+        ("temperature", "degF", 1.8),
+    ):
+        found = limits(plant, tag, unit)
+        assert [found[name] for name in tests] == pytest.approx([value * factor for value in tests.values()])
+    assert not tests.keys() & limits(plant, "pressure", "furlong").keys()
+    assert limits(Plant(tags={"*": {"validation": tests}}), "pressure", "furlong")["flat_tolerance"] == 0.5
+
+
+def test_the_same_readings_in_another_unit_have_the_same_flags() -> None:
+    """A pressure in kPa and the same in Pa: rate and flat line find the same in both."""
+    tests = {"rate_suspect_per_s": 3.0, "rate_fail_per_s": 9.0, "flat_tolerance": 0.5, "flat_suspect_s": 3}
+    plant = Plant(tags={"*": {"unit": "kPa", "validation": {**tests, "zscore_limit": "off", "spike_percent": "off"}}})
+    values = [100.0, 101.0, 106.0, 120.0, *[120.0] * 6, 121.0]
+    both = [series((v * factor for v in values), tag="pressure", unit=u) for u, factor in (("kPa", 1), ("Pa", 1000))]
+    found = [run("validation", [frame_of(readings)], plant)[1][0] for readings in both]
+    assert found[0].tests.tolist() == found[1].tests.tolist()
+    assert Test(int(np.bitwise_or.reduce(found[0].tests))) == Test.RATE | Test.FLAT_LINE
 
 
 def test_the_gap_limit_is_interval_times_factor() -> None:

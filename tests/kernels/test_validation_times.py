@@ -11,10 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels.stages import STAGES
+from kernels.validation_frames import UNIT_CHARS_MAX
 from kernels.validation_times import IMPUTED_ORDINAL, REMEMBERED
 from runtime.config import Mqtt, Plant
+from schemas.codec import decode_as, encode
 from schemas.frames import ValidatedFrame
 from schemas.quality import STATUS_BAD, Flag, Mark, Test
+from schemas.states import StageState
 from tests.kernels.frame_strategies import (
     SECOND,
     T0,
@@ -55,6 +58,32 @@ def test_another_value_at_the_same_time_is_late_and_kept() -> None:
     assert out.tests.tolist() == [0, Test.LATE, Test.LATE]
     assert out.flag.tolist() == [GOOD, SUSPECT, SUSPECT]
     assert out.repeated == 1
+
+
+def test_no_two_readings_become_one_point() -> None:
+    """Times of neighbouring nanoseconds: a reading whose point a same-time one has already takes the next free one.
+
+    That alone makes no reading late.
+    """
+    (out,) = validated([Reading(source_ns=T0 + t, value=v) for t, v in ((0, 85.0), (0, 86.0), (1, 87.0), (0, 88.0))])
+    assert out.value.tolist() == [85.0, 86.0, 87.0, 88.0]
+    assert (out.source_time_ns + out.ordinal - T0).tolist() == [0, 1, 2, 3]
+    assert out.tests.tolist() == [0, Test.LATE, 0, Test.LATE]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    sent=st.lists(
+        st.tuples(st.sampled_from("ab"), st.integers(0, 9), st.integers(0, 9)), min_size=10, max_size=REMEMBERED
+    ),
+    start_ns=st.sampled_from((T0, -(2**63), 2**63 - 10)),
+)
+def test_points_are_distinct_within_the_memory(sent: list[tuple[str, int, int]], start_ns: int) -> None:
+    """However times lie among nanoseconds, every (tag, time + ordinal) is another; the same again is recognised."""
+    (out,) = validated([Reading(tag=tag, source_ns=start_ns + t, value=80.0 + v) for tag, t, v in sent])
+    columns = (out.tag.tolist(), out.source_time_ns.tolist(), out.ordinal.tolist())
+    points = [(tag, time_ns + ordinal) for tag, time_ns, ordinal in zip(*columns, strict=True)]
+    assert len(set(points)) == len(points) == len(set(sent))
 
 
 def test_an_older_reading_is_late_and_kept() -> None:
@@ -110,14 +139,19 @@ def test_repetition_and_lateness_agree_with_plain_sets(times: list[tuple[int, in
     """Against sets and a running maximum in Python: what is dropped, what is late, and every ordinal."""
     sent = [*times, *(times[i % len(times)] for i in again if times)]
     (out,) = validated([Reading(source_ns=T0 + t, value=80.0 + v) for t, v in sent]) if sent else (None,)
-    seen: dict[int, list[int]] = {}
+    seen: set[tuple[int, int]] = set()
+    ordinals: dict[int, int] = {}  # time → the last one given there
+    taken: set[int] = set()
     expected = []
     for t, v in sent:
-        if v in seen.get(t, []):
+        if (t, v) in seen:
             continue
-        late = bool(seen) and t <= max(seen)
-        expected.append((T0 + t, 80.0 + v, late, len(seen.setdefault(t, []))))
-        seen[t].append(v)
+        late = bool(ordinals) and t <= max(ordinals)
+        ordinal = next(o for o in range(ordinals.get(t, -1) + 1, IMPUTED_ORDINAL) if t + o not in taken)
+        expected.append((T0 + t, 80.0 + v, late, ordinal))
+        seen.add((t, v))
+        taken.add(t + ordinal)
+        ordinals[t] = ordinal
     if out is not None:
         late_rows = (out.tests & Test.LATE) != 0
         columns = (out.source_time_ns, out.value, late_rows, out.ordinal)
@@ -277,6 +311,21 @@ def test_the_unit_of_a_missing_row_is_the_last_one() -> None:
         out = validated(list(events), GAPS)[-1]
         missing = int(np.flatnonzero(out.flag == MISSING)[0])
         assert (out.tags[out.tag[missing]], out.units[out.tag[missing]]) == ("p", "kPa")
+
+
+@pytest.mark.parametrize("characters", [9_999, 10_000])
+def test_a_unit_of_any_length_passes_and_the_state_can_be_read_again(characters: int) -> None:
+    """The reading keeps its unit whole; the state keeps the beginning, which a row for a missing reading then has."""
+    unit = "u" * characters
+    entry = STAGES["validation"]
+    params = entry.params_from(settings_of(GAPS))
+    state, out, _ = entry.stage.step(entry.stage.initial("R101"), frame_of([Reading(unit=unit)]), params)
+    assert out.units == (unit,)
+    again = decode_as(encode(state), StageState)
+    assert again == state
+    beat = frames_of([Beat(kind="heartbeat", time_ns=T0 + 9 * SECOND)], [False])[0]
+    _, missing, _ = entry.stage.step(again, replace(beat, seq=1), params)
+    assert missing.units == (unit[:UNIT_CHARS_MAX],)
 
 
 def test_an_ordinary_heartbeat_adds_nothing() -> None:

@@ -13,6 +13,7 @@ import pytest
 from queries.api import Queries, QueryError
 from queries.moments import duration_ns, moment_ns
 from runtime.config import Influxdb
+from schemas.quality import Mark
 from services.influxdb import InfluxDB
 from store.influx_writer import InfluxWriter
 
@@ -44,9 +45,21 @@ def filled(influx: InfluxDB, tmp_path_factory: pytest.TempPathFactory) -> Influx
     lines += [
         line("moved", unit, START_NS, f"quality=1i,value={v!r},{common}") for unit, v in (("K", 1.0), ("degC", 2.0))
     ]
+    lines += _corrected_lines()
     lines.append('reactor_twin,reactor_id=Q1 conversion_60s=0.5,model="cstr",seq=3i 5')
     asyncio.run(_store(settings, lines))
     return settings
+
+
+def _corrected_lines() -> list[str]:
+    """Readings at 10, 20 and 29 s with a row for a missing one at 15 s; correction 1 of 10 to 20 s has one at 14 s."""
+    live = [(10, 0, "value=1.0,"), (15, int(Mark.IMPUTED), ""), (20, 0, "value=3.0,"), (29, 0, "value=4.0,")]
+    newer = [(10, 0, "value=1.0,"), (14, 0, "value=2.0,"), (20, 0, "value=3.0,")]
+    return [
+        f"reactor_sensor,reactor_id=Q2,sensor_type=ph,unit=none{run} {value}quality=1i,mark={mark}i {second * 10**9}"
+        for run, rows in (("", live), (",run=corrected-1", newer))
+        for second, mark, value in rows
+    ]
 
 
 async def _store(settings: Influxdb, lines: list[str]) -> None:
@@ -93,6 +106,25 @@ def test_pages_together_are_the_range(filled: Influxdb, queries: Queries) -> Non
     assert len(pages) == 6
     assert all(a.index[-1] < b.index[0] for a, b in pairwise(p for p in pages if len(p)))
     pd.testing.assert_frame_equal(pd.concat(pages), queries.range("Q1", "temperature", 0))
+
+
+def test_a_corrected_range_is_a_piece_of_every_wider_one(queries: Queries) -> None:
+    """A row for a missing reading that a correction took out is gone in a range without a reading of it, too."""
+    wide = queries.corrected("Q2", "ph", 0, 30 * 10**9)
+    assert [(t.second, v) for t, v in zip(wide.index, wide["version"], strict=True)] == [
+        (10, 1),
+        (14, 1),
+        (20, 1),
+        (29, 0),
+    ]
+    for start in range(9, 22):
+        for stop in (start + 1, start + 5):
+            narrow = queries.corrected("Q2", "ph", start * 10**9, stop * 10**9)
+            pd.testing.assert_frame_equal(narrow, wide[(wide.index >= _at(start)) & (wide.index < _at(stop))])
+
+
+def _at(second: int) -> pd.Timestamp:
+    return pd.Timestamp(second, unit="s", tz="UTC")
 
 
 def test_the_latest_reading_of_a_tag(queries: Queries) -> None:
@@ -157,6 +189,12 @@ def test_bad_questions_get_a_clear_answer(filled: Influxdb, queries: Queries) ->
         queries.window("Q1", "temperature", 0, 1, every="1s", aggregate="median")  # type: ignore[arg-type]
     with pytest.raises(QueryError, match="allowed is 1000 or more"):
         Queries(filled, page_rows=1)
+
+
+def test_a_statement_that_fails_while_executing_says_why(queries: Queries) -> None:
+    """What InfluxDB finds wrong only as it executes is an error with its words, not an answer without rows."""
+    with pytest.raises(QueryError, match="unsupported mean iterator type"):
+        queries._client.texts('SELECT mean("source") FROM "reactor_sensor"', {})
 
 
 def test_a_refused_token_and_an_absent_database_are_named(filled: Influxdb, tmp_path: Path) -> None:

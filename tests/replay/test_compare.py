@@ -130,6 +130,25 @@ def test_another_range_is_not_comparable_but_for_what_both_have() -> None:
     assert all(line.is_equal and line.digests[0] == line.digests[1] for line in found.lines)
 
 
+@pytest.mark.parametrize("lacking", ["LIVE", "RUN"])
+@pytest.mark.parametrize("common", [False, True])
+def test_an_asset_that_only_one_side_has_is_never_equal(lacking: str, common: bool) -> None:
+    """Nor is a stage: there is nothing that both have, so what the other side has is named, whatever is asked for."""
+    whole = flow().records
+    without_asset = [r for r in whole if r.key != b"cmp-B"]
+    without_stage = [r for r in whole if r.topic != STATE.name]
+    alone = {(stage, "cmp-B") for stage in OUTPUTS}, {("twin", "cmp-A"), ("twin", "cmp-B")}
+    for less, expected in zip((without_asset, without_stage), alone, strict=True):
+        live, run = (less, whole) if lacking == "LIVE" else (whole, less)
+        found = compared(live, run, common=common)
+        assert not found.is_different
+        assert not found.is_comparable
+        outside = [(line, m) for line in found.lines for m in line.outside]
+        assert {(line.stage, line.asset) for line, _ in outside} == expected
+        assert {(m.side, m.first_seq, m.last_seq) for _, m in outside} == {(lacking, 0, FRAMES - 1)}
+        assert all(sorted(line.frames) == [0, FRAMES] and not line.is_equal for line, _ in outside)
+
+
 def test_a_swapped_order_is_named() -> None:
     """Two frames of an asset in another order: that place, and no other difference."""
     live = flow().records

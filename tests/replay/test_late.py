@@ -86,6 +86,10 @@ def test_a_fold_of_reordered_frames_is_that_of_readings_which_came_in_order(
     assert estimates(found, IMPUTED) == estimates(sent, IMPUTED)
     assert [frame.identity for frame in found] == [frame.identity for frame in came]
     assert moves(found) is None, "in order, nothing is late any more"
+    said = moves(came)
+    if said is not None:
+        assert said.fullest[1] == len(found[said.fullest[0] - 10])
+        assert said.fullest[1] == max(len(frame) for i, frame in enumerate(found) if said.coming(10 + i))
 
 
 @settings(max_examples=100, deadline=None)

@@ -244,10 +244,20 @@ def test_a_run_without_a_column_or_without_files_is_refused(folder: Path, tmp_pa
         pq.write_table(pq.read_table(part).drop_columns(["nis"]), part)
     with pytest.raises(ResultError, match="columns missing: nis"):
         results.load(broken)
+    shutil.rmtree(broken / "readings")
     with pytest.raises(ResultError, match="no Parquet files"):
-        results.load(tmp_path)
+        results.load(broken)
     with pytest.raises(ResultError, match="no such folder"):
         results.load(tmp_path / "nowhere")
+
+
+def test_a_run_that_did_not_end_is_refused(folder: Path, tmp_path: Path) -> None:
+    """What a killed run had finished is not judged as if it were all: who reads it learns what to do."""
+    killed = tmp_path / "killed"
+    shutil.copytree(folder, killed)
+    (killed / "run.json").unlink()
+    with pytest.raises(ResultError, match=r"killed: there is no run\.json.* did not end.* again under a new name"):
+        results.load(killed)
 
 
 def test_a_span_takes_only_its_readings(folder: Path) -> None:

@@ -1,5 +1,12 @@
+import pytest
+
 from replay.fold.lane import within
-from replay.fold.snapshots import Found, fitting
+from replay.fold.snapshots import Found, LiveRows, fitting, live_snapshots
+from replay.sources import topic
+from replay.sources.span import Part, Span
+from replay.sources.topic import NoAnswer, Reader
+from runtime.config import Kafka
+from services.processes import free_port
 
 
 def row(position: int, seq: int, source: str = "a", epoch: int = 1) -> Found:
@@ -40,3 +47,16 @@ def test_every_source_must_be_as_far() -> None:
     assert within({("a", 1): 3}, {("a", 1): 3, ("b", 1): 0})
     assert not within({("a", 1): 3, ("b", 1): 1}, {("a", 1): 9, ("b", 1): 0})
     assert not within({("a", 2): 0}, {("a", 1): 9})
+
+
+@pytest.mark.timeout(20)
+def test_a_kafka_that_goes_away_ends_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that do not come are waited for as long as any records, not for ever: the error says which are missing."""
+    monkeypatch.setattr(topic, "SILENCE_S", 0.3)
+    monkeypatch.setattr(Reader, "spans", lambda self, name: {0: (0, 10)})  # as it was when it was still there
+    kafka = Kafka(bootstrap=f"127.0.0.1:{free_port()}")
+    span = Span(from_ms=None, to_ms=None, parts={0: Part(5, 10, 0)})
+    with pytest.raises(NoAnswer, match=r"changelog: .* partitions 0 at 0"):
+        live_snapshots(kafka, span)
+    with pytest.raises(NoAnswer, match=r"changelog: .* partitions 0 at 0"):
+        LiveRows(kafka, {0: ["R101"]})

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from replay import workers
+from replay.fold.lane import Folded, Place, rejection
 from replay.results.writers import FolderWriter, NoWriter, Writer
 from replay.sources.records import Batches, RawRecord
 from replay.sources.topic import SourceError
@@ -108,6 +109,22 @@ def test_a_folder_has_every_reading_with_its_frame(tmp_path: Path) -> None:
     assert sorted((r["asset"], r["seq"]) for r in rows) == [(a, s) for a in sorted(ASSETS) for s in range(SECONDS)]
     states = [row for part in (tmp_path / "states").iterdir() for row in pq.read_table(part).to_pylist()]
     assert len(states) < len(rows) / 10
+
+
+class Refusing(NoWriter):
+    """Cannot write anything of one asset."""
+
+    def take(self, found: Folded) -> None:
+        """As a topic does with what is too large for it."""
+        if found.key == b"R3":
+            place = Place("twin.raw", 0, 0)
+            found.rejected.append(rejection(place, stage="estimation", asset="R3", reason="too large", payload=b""))
+
+
+def test_what_a_writer_rejects_is_counted() -> None:
+    """A run never claims to have no rejected records where a writer could not take some."""
+    counts, _ = done(plan(Memory(), Refusing, wide=0), 2)
+    assert counts.rejected == SECONDS
 
 
 def test_a_worker_that_fails_fails_the_run_with_its_reason() -> None:

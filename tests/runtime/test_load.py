@@ -57,6 +57,7 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
         ('[[opcua]]\ndiscover = "x"', "allowed is a pattern with groups asset and tag"),
         ('[kafka]\nprefix = "twin.g2"', "kafka.prefix = 'twin.g2'"),  # dots are for runs and generations of a prefix
         ('[kafka]\nprefix = "twin.run.a"', "kafka.prefix = 'twin.run.a'"),
+        (f'[tags."*"]\nunit = "{"u" * 65}"', "String should have at most 64 characters"),
         ("[[mqtt]]\nreceive_maximum = 500", "less than or equal to 128"),
         (
             '[tags."*"]\nvalidation = {fail_span = [0, 10], suspect_span = [5, 11]}',
@@ -96,6 +97,57 @@ def test_patterns_merge_key_by_key_and_later_ones_win(tmp_path: Path) -> None:
     assert plant.tag("R102", "pressure").estimation == Estimation()
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            """
+            [tags."*/temperature".validation]
+            fail_span = [0, 200]
+            [tags."R101/*".validation]
+            suspect_span = [-10, 150]
+            """,
+            'tags."*/temperature" with "R101/*".validation: '
+            "suspect_span = [-10.0, 150.0] must lie inside fail_span = [0.0, 200.0]",
+        ),
+        (
+            """
+            [tags."R1[0-4]?/*".validation]
+            flat_suspect_s = 9
+            [tags."R??[1-3]/x".validation]
+            flat_fail_s = 5
+            [tags."*".validation]
+            flat_tolerance = 1
+            """,
+            'tags."R1[0-4]?/*" with "R??[1-3]/x" with "*".validation: '
+            "flat_suspect_s = 9.0 must not be greater than flat_fail_s = 5.0",
+        ),
+    ],
+)
+def test_patterns_that_contradict_each_other_are_refused(tmp_path: Path, text: str, problem: str) -> None:
+    """Each is valid alone, but a tag that both match would have every reading rejected: one line names them."""
+    assert problems_of(tmp_path, text) == [problem]
+
+
+def test_patterns_that_no_tag_shares_do_not_contradict_each_other(tmp_path: Path) -> None:
+    """Nor do two that a third one, which matches whatever both do, puts right."""
+    file = tmp_path / "plant.toml"
+    file.write_text(
+        """
+        [tags."R1/*".validation]
+        fail_span = [0, 200]
+        [tags."R2/*".validation]
+        suspect_span = [-10, 150]
+        [tags."*/temperature".validation]
+        suspect_span = [-10, 150]
+        [tags."R1/*temperature".validation]
+        fail_span = [-20, 200]
+        """,
+        "utf-8",
+    )
+    assert load(file).tag("R1", "temperature").validation.fail_span == (-20, 200)
+
+
 def test_addresses_come_from_the_file_then_the_environment_then_loopback(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -115,8 +167,9 @@ def test_secrets_come_from_a_file_or_the_environment(tmp_path: Path, monkeypatch
     file = tmp_path / "password"
     file.write_text("from-file\n", "utf-8")
     monkeypatch.setenv("KAFKA_PASSWORD", "from-env")
-    plant = Plant.model_validate({"kafka": {"username": "u"}})
+    user = {"username": "u", "security": "SASL_SSL"}
+    plant = Plant.model_validate({"kafka": user})
     assert plant.kafka.password == "from-env"
-    named = Plant.model_validate({"kafka": {"username": "u", "password_file": file}})
+    named = Plant.model_validate({"kafka": {**user, "password_file": file}})
     assert named.kafka.password == "from-file"
     assert "from-" not in repr(plant) + repr(named)

@@ -227,6 +227,30 @@ def test_state_remembers_the_last_epochs_of_a_source() -> None:
     assert state.lost_before(frame_of(Frame, epoch=3, seq=8).identity) == 2
 
 
+def test_an_epoch_is_remembered_after_the_clock_was_set_back() -> None:
+    """The epochs that came last are kept, whatever their numbers: one that is smaller than all known is not lost."""
+    state = StageState(stage="validation", asset="R101")
+    for epoch in range(100 + EPOCHS_REMEMBERED, 100, -1):
+        state = state.with_applied(frame_of(Frame, epoch=epoch, seq=5).identity)
+    state = state.with_applied(frame_of(Frame, epoch=7, seq=0).identity)
+    assert state.has_applied(frame_of(Frame, epoch=7, seq=0).identity)
+    assert state.lost_before(frame_of(Frame, epoch=7, seq=2).identity) == 1
+    assert list(state.applied)[-1] == ("mqtt-1", 7)
+    assert ("mqtt-1", 100 + EPOCHS_REMEMBERED) not in state.applied and len(state.applied) == EPOCHS_REMEMBERED
+
+
+def test_frames_lost_at_the_beginning_of_an_epoch_are_counted() -> None:
+    """A new epoch of a known source begins at 0, so what is missing before its first frame is lost. Nothing is known of
+    a source that comes for the first time, of an older epoch, and of other sources."""
+    state = StageState(stage="validation", asset="R101")
+    assert state.lost_before(frame_of(Frame, epoch=5, seq=8).identity) == 0
+    state = state.with_applied(frame_of(Frame, epoch=5, seq=8).identity)
+    assert state.lost_before(frame_of(Frame, epoch=6, seq=0).identity) == 0
+    assert state.lost_before(frame_of(Frame, epoch=6, seq=3).identity) == 3
+    assert state.lost_before(frame_of(Frame, epoch=4, seq=3).identity) == 0
+    assert state.lost_before(frame_of(Frame, source="opcua-1", epoch=6, seq=3).identity) == 0
+
+
 def crc_64_avro(data: bytes) -> int:
     """CRC-64-AVRO as the specification's pseudo code has it (Avro 1.12, "Schema Fingerprints")."""
     empty = 0xC15D213AA4D7A795

@@ -39,6 +39,14 @@ def test_no_tracked_file_holds_a_secret() -> None:
     assert [path for path in tracked() if path.suffix in (".key", ".p12", ".pfx", ".jks") or path.name == ".env"] == []
 
 
+@pytest.mark.parametrize("file", ["certs/ca.key", "certs/kafka.pem", "secrets/kafka/twin-sink", "here/own.key", ".env"])
+def test_what_security_md_makes_is_neither_committed_nor_sent_to_a_build(file: str) -> None:
+    """Keys and passwords at the places that SECURITY.md names are ignored by git, and by `COPY . .` of the image."""
+    assert subprocess.run(["git", "check-ignore", "--quiet", file], cwd=ROOT, check=False).returncode == 0
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert {file.partition("/")[0], f"**/*{Path(file).suffix}"} & set(ignored)
+
+
 @pytest.mark.parametrize(
     "secret",
     [

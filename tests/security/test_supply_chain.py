@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -121,11 +122,20 @@ def test_the_bill_of_materials_is_complete(tmp_path: Path) -> None:
         assert one.get("hashes") or any(reference.get("hashes") for reference in references), one["name"]
 
 
-@pytest.mark.parametrize("folder", ["deploy", "docker-compose.yml", "Dockerfile"])
+@pytest.mark.parametrize("folder", ["deploy", "docker-compose.yml", "Dockerfile", "Makefile"])
 def test_images_and_installs_are_not_floating(folder: str) -> None:
-    """No image is taken as `latest`, and nothing is installed without its hash."""
+    """No image is taken as `latest`, and nothing is installed without its hash: not what builds this project either."""
     path = ROOT / folder
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        text = file.read_text()
+        text = file.read_text().replace("\\\n", " ")
         assert ":latest" not in text, file
-        assert text.count("pip install") == text.count("pip install --require-hashes") + text.count("--no-deps .")
+        for line in (line for line in text.splitlines() if "pip install" in line):
+            assert "--require-hashes" in line or {"--no-deps", "--no-build-isolation"} <= set(line.split()), line
+
+
+def test_what_builds_this_project_is_locked() -> None:
+    """The lock has the setuptools that the build asks for; without isolation it is the one that builds."""
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    versions = dict(locked(LOCK))
+    assert wanted == ["setuptools>=77"]
+    assert int(versions["setuptools"].partition(".")[0]) >= 77

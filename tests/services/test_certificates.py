@@ -105,6 +105,38 @@ def test_the_command_line_makes_adds_renews_and_replaces_nothing(tmp_path: Path)
     assert changed == {"kafka.pem"}
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--host", "bäd"), "'bäd' is no host's name"),
+        (("--days", "1e9"), "1e+09 days are no time of a certificate"),
+        (("--ca-days", "1e9"), "1e+09 days are no time of a certificate"),
+    ],
+)
+def test_what_no_certificate_can_have_is_refused_before_anything_is_written(
+    tmp_path: Path, options: tuple[str, str], says: str
+) -> None:
+    """One line says what is wrong, and the corrected command finds nothing in its way."""
+    refused = CliRunner().invoke(app, ["make", str(tmp_path / "certs"), *options])
+    assert (refused.exit_code, len(refused.stderr.splitlines())) == (1, 1)
+    assert refused.stderr.startswith(says)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [(("--uri", "urn:ä"), "'urn:ä' is no URI"), (("--host", "bäd"), "'bäd' is no host's name")],
+)
+def test_one_more_certificate_is_refused_likewise(tmp_path: Path, options: tuple[str, str], says: str) -> None:
+    """`twin cert add` says in one line what is wrong, and adds nothing."""
+    Authority.make(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    refused = CliRunner().invoke(app, ["add", str(tmp_path), "opcua", "x", *options])
+    assert (refused.exit_code, len(refused.stderr.splitlines())) == (1, 1)
+    assert refused.stderr.startswith(says)
+    assert sorted(tmp_path.iterdir()) == before
+
+
 @pytest.mark.parametrize("name", ["", "ca", "../kafka", "a/b", ".hidden"])
 def test_a_name_cannot_leave_the_folder(tmp_path: Path, name: str) -> None:
     """A name that is a path, or the authority's own, is refused before anything is written."""

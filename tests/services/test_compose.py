@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from runtime.load import load
+from schemas.topics import TOPICS
 from services.install import compose_command
 from services.kafka import Kafka
 from services.mosquitto import Mosquitto
@@ -167,6 +168,7 @@ def test_mounted_files_exist() -> None:
         "group.initial.rebalance.delay.ms",
         "broker.session.timeout.ms",
         "offsets.topic.replication.factor",
+        "offsets.retention.minutes",
         "transaction.state.log.replication.factor",
         "log.cleaner.dedupe.buffer.size",
     ],
@@ -175,6 +177,12 @@ def test_kafka_is_set_up_as_without_docker(key: str, tmp_path: Path) -> None:
     """A Kafka setting that matters to us is the same in Docker and on one machine."""
     own = Kafka(tmp_path, tmp_path / "log").settings()[key]
     assert services()["kafka"]["environment"]["KAFKA_" + key.upper().replace(".", "_")] == own
+
+
+def test_a_group_is_remembered_for_longer_than_any_record(tmp_path: Path) -> None:
+    """A group that comes back after a long stop finds where it was, so what expired meanwhile is told."""
+    kept_minutes = int(Kafka(tmp_path, tmp_path / "log").settings()["offsets.retention.minutes"])
+    assert kept_minutes * 60_000 > 2 * max(topic.retention_ms or 0 for topic in TOPICS)
 
 
 def test_mosquitto_is_set_up_as_without_docker(tmp_path: Path) -> None:

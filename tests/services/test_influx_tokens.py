@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cli.common import configuration
-from queries.influxql import InfluxQL
+from queries.influxql import InfluxQL, QueryError
 from runtime.config import Influxdb, Plant
 from services.influx_tokens import ROLES, InfluxApi, make_tokens
 from services.influxdb import InfluxDB
@@ -57,7 +57,8 @@ async def test_the_sink_writes_and_the_viewer_reads_and_neither_does_the_other(i
     sink, viewer = of(influx, "sink"), of(influx, "viewer")
     assert await write(sink, "tokens,n=1 value=42.5 1700000000000000000") == []
     assert read(viewer, "1") == [42.5]
-    assert read(sink, "1") == []
+    with pytest.raises(QueryError, match="database not found: plant, or this token may not read it"):
+        read(sink, "1")
     (said,) = await write(viewer, "tokens,n=2 value=1 1700000000000000000")
     assert "status 403" in said or "status 401" in said or "status 404" in said
     assert viewer.token not in said

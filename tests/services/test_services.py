@@ -1,6 +1,7 @@
 """Kafka, InfluxDB and mosquitto as real processes: ready when they say so, back on the same data after kill -9."""
 
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -102,6 +103,26 @@ def _is_mapped(classes: Path, folder: Path) -> bool:
         return str(classes) in Path(f"/proc/{broker.pid}/maps").read_text()
     finally:
         broker.stop()
+
+
+@pytest.mark.kill
+def test_a_crash_of_kafkas_jvm_is_written_beside_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the JVM writes when it crashes goes to the broker's folder, not to the one that somebody works in."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    kafka = Kafka(tmp_path / "kafka", tmp_path / "kafka.log")
+    kafka.start()
+    try:
+        kafka.wait_ready()
+        crashed = psutil.Process(kafka.pid)
+        crashed.send_signal(signal.SIGSEGV)
+        crashed.wait(30)
+    finally:
+        kafka.stop()
+    (report,) = (tmp_path / "kafka").glob("jvm-crash-*.log")
+    assert "SIGSEGV" in report.read_text("utf-8", "replace")
+    assert list(work.iterdir()) == []
 
 
 @pytest.mark.kill

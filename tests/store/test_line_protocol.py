@@ -2,10 +2,18 @@
 
 import re
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
+from kernels import twin as twin_stage
+from kernels.around import lost_frames
+from kernels.twin_params import TwinParams
+from schemas.codec import decode_as, encode
+from schemas.frames import EstimateFrame, Gap
 from schemas.records import Alert, TwinState, Variable, Window
 from store.line_protocol import (
     MAX_TIME_NS,
@@ -17,8 +25,10 @@ from store.line_protocol import (
     tag_value,
     window_line,
 )
+from store.record_lines import lines_of
 from store.twin_lines import state_line, unit_suffix, with_horizon
 from tests.agents.sink_samples import START_NS, WEIRD, frame
+from tests.kernels.estimation_frames import settings
 
 
 def fields(line: str) -> dict[str, str]:
@@ -147,11 +157,72 @@ def test_a_state_names_units_last_and_the_horizon_before() -> None:
     assert (unit_suffix("%"), unit_suffix(""), unit_suffix("kg/m³")) == ("_percent", "", "_kg_per_m³")
 
 
+def twin(variables: dict[str, Variable]) -> TwinState:
+    """A state of these variables and of the models' own states."""
+    states = {"conversion": 0.25, "temperature_degC": 84.0, "conversion_std": 0.1}
+    return TwinState(
+        asset="R101", source="mqtt-1", epoch=1, seq=4, time_ns=5, clock_ns=5, model="cstr", variables=variables,
+        model_states=states, prediction=states, newest_age_s=0.0, coverage=1.0, latency_ms=1.0,
+    )  # fmt: skip
+
+
+def measured(*named: tuple[str, str]) -> dict[str, Variable]:
+    """Variables with every number, of names and units."""
+    numbers = dict.fromkeys(("value", "rate", "std", "age_s", "residual", "rmse", "mae", "r2"), 1.0)
+    return {name: Variable(**numbers, unit=unit) for name, unit in named}  # type: ignore[arg-type]
+
+
+def escaped_fields(line: str) -> list[tuple[str, str]]:
+    """Key, still escaped, and value of every field."""
+    pairs = re.split(r"(?<!\\),", re.split(r"(?<!\\) ", line)[1])
+    return [(key, value) for key, value in (re.split(r"(?<!\\)=", pair) for pair in pairs)]
+
+
+_WORDS = ["flow", "valve", "model", "source", "seq", "time", "run", "conversion", "temperature", "horizon", "coverage"]
+_WORDS += ["rate", "std", "r2", "age", "flag", "60s", "degC", "s", "per", "[]", "[degC]"]
+_NAMES = st.lists(st.sampled_from(_WORDS), min_size=1, max_size=3).map("_".join) | st.text(min_size=1, max_size=3)
+_UNITS = st.sampled_from(["", "L", "L/s", "degC", "s", "flag", "r2", "age s", "std"]) | st.text(max_size=3)
+
+
+@given(named=st.lists(st.tuples(_NAMES, _UNITS), max_size=12))
+@example(named=[("flow", "L"), ("flow_rate", "L/s"), ("valve", ""), ("valve_flag", ""), ("seq", ""), ("x", "flag")])
+def test_no_number_of_a_state_hides_another(named: list[tuple[str, str]]) -> None:
+    """Whatever tags and units are called, a state has every number under a key of its own, and flags alone are ints."""
+    variables = {n: v for n, v in measured(*named).items() if is_a_key(n)}
+    found = escaped_fields(state_line(twin(variables)))
+    assert len({key for key, _ in found}) == len(found)
+    assert len(found) == len(escaped_fields(state_line(twin({})))) + 9 * len(variables)
+    whole = {key for key, value in found if value.endswith("i")}
+    assert whole - {"epoch", "seq", "readings", "connected"} == {key for key, _ in found if key.endswith("_flag")}
+
+
+def is_a_key(name: str) -> bool:
+    """Whether line protocol can write a name."""
+    try:
+        return bool(tag_value(name)) and name != ""
+    except UnstorableError:
+        return False
+
+
+def test_a_variable_whose_keys_are_taken_has_its_unit_in_brackets() -> None:
+    """Of two variables the first seen keeps its keys, and our own names and a flag's always stay what they are."""
+    named = [("flow", "L"), ("flow_rate", "L/s"), ("valve_flag", ""), ("valve", ""), ("model", ""), ("run", "")]
+    keys = [key for key, _ in escaped_fields(state_line(twin(measured(*named, ("conversion_60s", "%")))))]
+    assert [key for key in keys if key.endswith(("_r2", "_std"))] == [
+        "conversion_std", "flow_r2", "flow_rate[L_per_s]_std", "flow_rate[L_per_s]_r2", "valve_flag[]_std",
+        "valve_flag[]_r2", "valve_std", "valve_r2", "model[]_std", "model[]_r2", "run[]_std", "run[]_r2",
+        "conversion_60s_r2",
+    ]  # fmt: skip
+    assert {"flow_rate_L_per_s", "flow_rate[L_per_s]", "valve_flag[]", "valve_flag", "valve_flag[]_flag"} <= set(keys)
+    assert {"model[]", "model[]_flag", "run[]", "conversion_60s_percent", "conversion_60s"} <= set(keys)
+
+
 def test_alerts_windows_and_times_of_storage() -> None:
     """Alerts, closed windows and the time a frame was stored are points of their own."""
     alert = Alert(asset="R101", kind="drift", severity="warning", time_ns=5, message='a "b" c', tag="ph", value=7.5)
     assert alert_line(alert) == (
-        'reactor_alert,reactor_id=R101,kind=drift,sensor_type=ph severity="warning",message="a \\"b\\" c",value=7.5 5'
+        'reactor_alert,reactor_id=R101,kind=drift,sensor_type=ph severity="warning",message="a \\"b\\" c",event_ns=5i,'
+        "value=7.5 780800"
     )
     window = Window(tag="ph", window_s=60.0, start_ns=120, count=3, mean=7.0, min=6.5, max=7.5)
     assert window_line("R101", window) == (
@@ -162,6 +233,38 @@ def test_alerts_windows_and_times_of_storage() -> None:
     )
     with pytest.raises(UnstorableError, match="range"):
         alert_line(Alert(asset="R101", kind="drift", severity="info", time_ns=2**63 - 1, message=""))
+
+
+def test_alerts_of_one_time_stand_side_by_side() -> None:
+    """Alerts of one kind and time that say different things are different points; the same alert is the same point."""
+    gap = Gap(from_ns=START_NS - 10**9, to_ns=START_NS, cause="the server's queue overflowed")
+    first = replace(frame(np.empty(0), tags=("ph", "flow"), units=("", "L/min")), kind="gap", gap=gap)
+    second = replace(first, seq=1, tags=("level", "speed"), gap=replace(gap, from_ns=gap.from_ns - 1))
+    alerts = [alert for one in (first, second) for alert in alerts_of(one)]
+    alerts += [lost_frames(stage, first, 3) for stage in ("validation", "estimation", "twin")]
+    points = {(line.split(" ")[0], line.rsplit(" ")[-1]) for line in map(alert_line, alerts)}
+    assert len(alerts) == len(points) == 5
+    again = [decode_as(encode(alert), Alert) for alert in alerts]
+    assert list(map(alert_line, again)) == list(map(alert_line, alerts))
+
+
+def alerts_of(one: EstimateFrame) -> tuple[Alert, ...]:
+    """What the twin raises for a frame."""
+    _, state, _ = twin_stage.step(twin_stage.initial(one.asset), one, TwinParams(settings()))
+    assert state is not None
+    return state.alerts
+
+
+def test_a_window_that_cannot_be_a_point_stops_no_other() -> None:
+    """A tag that line protocol cannot write costs the state and the windows of the other tags nothing."""
+    windows = tuple(
+        Window(tag=tag, window_s=1.0, start_ns=7, count=1, mean=1.0, min=1.0, max=1.0) for tag in ("ph", "a\\", "flow")
+    )
+    state = replace(twin(measured(("ph", ""), ("a\\", ""))), windows=windows)
+    lines, refused = lines_of(state)
+    assert lines == [state_line(state), window_line("R101", windows[0]), window_line("R101", windows[2])]
+    assert [r.row for r in refused] == [1]
+    assert "no backslash at the end" in refused[0].reason
 
 
 def test_points_of_a_run_have_its_name_as_a_tag() -> None:

@@ -5,6 +5,7 @@ import signal
 import time
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 from schemas.codec import decode
@@ -59,6 +60,9 @@ def strike_and_stay_away(rig: Rig, system: System) -> None:
             system.send_signal(OPCUA, signal.SIGCONT)
             rig.struck()
         system.wait_flowing(PATIENCE_S, since_s=back_s)
+        # Heartbeats flow, too, and perhaps before the first readings.
+        arrived = partial(_have_arrived, system, round(back_s * 1e9))
+        rig.wait_for(arrived, "every tag has readings from after the outage", PATIENCE_S)
     holes = lost(system)
     rig.require(holes, "an outage longer than the queues loses readings")
     gaps = told(system)
@@ -79,12 +83,7 @@ class Hole:
 
 def lost(system: System) -> list[Hole]:
     """Where readings that were sent by OPC UA are not in raw, up to the newest that is."""
-    found: dict[Key, set[int]] = defaultdict(set)
-    for _, _, value in records(system.plant.kafka, RAW.full_name(system.plant.kafka.prefix)):
-        frame = decode(value)
-        if isinstance(frame, Frame) and frame.source == OPCUA:
-            for tag, time_ns in zip(frame.tag.tolist(), frame.source_time_ns.tolist(), strict=True):
-                found[frame.asset, frame.tags[tag]].add(time_ns)
+    found = _arrived(system)
     holes = []
     for key, sent in _sent(system).items():
         there = sorted(found[key])
@@ -94,6 +93,22 @@ def lost(system: System) -> list[Hole]:
         spans = {next((a, b) for a, b in pairwise(there) if a < ns < b) for ns in missing}
         holes += [Hole(*key, *span) for span in sorted(spans)]
     return holes
+
+
+def _have_arrived(system: System, since_ns: int) -> bool:
+    found = _arrived(system)
+    return all(max(found[key], default=0) > since_ns for key in _sent(system))
+
+
+def _arrived(system: System) -> dict[Key, set[int]]:
+    """Times of the readings by OPC UA that are in raw."""
+    found: dict[Key, set[int]] = defaultdict(set)
+    for _, _, value in records(system.plant.kafka, RAW.full_name(system.plant.kafka.prefix)):
+        frame = decode(value)
+        if isinstance(frame, Frame) and frame.source == OPCUA:
+            for tag, time_ns in zip(frame.tag.tolist(), frame.source_time_ns.tolist(), strict=True):
+                found[frame.asset, frame.tags[tag]].add(time_ns)
+    return found
 
 
 def told(system: System) -> list[Hole]:

@@ -12,6 +12,8 @@ DELAY_S, RESET_SHARE = 0.5, 0.01
 LAG_S = 20.0
 #: A broken connection may cost a member its place now and then; a storm is a rebalance per heartbeat.
 REBALANCES_PER_MINUTE = 4.0
+NAMES = ("sink", *CONNECTORS)
+LOG = r"(?i)(kafka|broker).*(disconnect|timed out|no answer|not answer|transport|connection)"
 
 
 def run(rig: Rig) -> None:
@@ -26,6 +28,8 @@ def strike(rig: Rig, system: System) -> None:
     lasts_s = rig.times(full=300, short=20)
     rebalances, resets, delayed = _rebalances(system), proxy.resets, proxy.delayed
     restarts = {name: system.state(name).restarts for name in system.pids()}
+    logged = {name: system.log_matches(name, LOG) for name in NAMES}
+    retries = _retries(system)
     with bounded_memory(rig, system):
         proxy.delay_s, proxy.reset_share = DELAY_S, RESET_SHARE
         with system.pulse.lags_s() as lags_s:
@@ -46,8 +50,18 @@ def strike(rig: Rig, system: System) -> None:
     rig.require(rebalances <= allowed, f"no rebalance storm: {rebalances} in {lasts_s} s")
     ended = [name for name, before in restarts.items() if system.state(name).restarts > before]
     rig.note("ended and started again", ended)
-    for name in ("sink", *CONNECTORS):
-        rig.require(system.log_matches(name, "(?i)kafka|broker"), f"{name}: a line in its log names Kafka")
+    told = {name: system.log_matches(name, LOG) - before for name, before in logged.items()}
+    rig.note("lines in logs", told)
+    silent = [name for name, lines in told.items() if not lines]  # a line that breaks and is back at once is no news
+    rig.require(
+        len(silent) <= rig.times(full=0, short=len(NAMES) - 1), f"logs say that Kafka broke off: not of {silent}"
+    )
+    if not ended:  # whoever is started again counts from nothing
+        rig.require(_retries(system) > retries, "twin_retries_total of some process counts it")
+
+
+def _retries(system: System) -> float:
+    return sum(system.metric(name, "twin_retries_total", dependency="kafka") or 0.0 for name in system.pids())
 
 
 def _rebalances(system: System) -> int:

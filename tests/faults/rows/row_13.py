@@ -11,7 +11,7 @@ TITLE = "a worker joins or leaves every 10 s"
 STOP_S = 5.0
 EVERY_S = 10.0
 PATIENCE_S = 60.0
-MORE_MAX = 2  # further workers of a stage; with the supervised one fewer than partitions, so all have work
+MORE_MAX = 3  # further workers at a time, perhaps all of one stage: with the supervised one no more than partitions
 
 
 def run(rig: Rig) -> None:
@@ -31,10 +31,8 @@ def strike(rig: Rig, system: System) -> None:
 
     for n in range(rig.times(full=20, short=4)):
         began_s = time.time()
-        stage = rig.rng.choice(STAGES)
-        of_stage = [w for w in more if w.name.startswith(stage)]
-        if n % 2 == 0 and len(of_stage) < MORE_MAX:
-            joined = system.start_worker(stage, n)
+        if not more or (len(more) < MORE_MAX and rig.rng.random() < 0.5):
+            joined = system.start_worker(rig.rng.choice(STAGES), n)
             more.append(joined)
             rig.wait_for(lambda joined=joined: joined.assigned, f"{joined.name} has joined", PATIENCE_S)  # type: ignore[misc]
             rig.struck()

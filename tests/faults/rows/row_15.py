@@ -8,7 +8,7 @@ from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from cli.processes import STAGES
-from runtime.kafka import client_settings
+from runtime.kafka import client_settings, watermarks
 from schemas.topics import CHANGELOGS, Topic
 from tests.agents.kill_audit import records
 from tests.faults.rig import Rig
@@ -82,7 +82,7 @@ def _ends(system: System, changelog: Topic) -> dict[int, int]:
     kafka = system.plant.kafka
     consumer = Consumer({**client_settings(kafka), "group.id": "unused"})
     topic = changelog.full_name(kafka.prefix)
-    ends = {p: consumer.get_watermark_offsets(TopicPartition(topic, p), 10)[1] for p in range(kafka.partitions)}
+    ends = {p: watermarks(consumer, topic, p)[1] for p in range(kafka.partitions)}
     consumer.close()
     return ends
 

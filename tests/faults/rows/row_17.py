@@ -38,7 +38,7 @@ def strike(rig: Rig, system: System) -> None:
         rig.struck(bool(reason))
     rig.note("reasons", sorted({reason[:70] for reason in refused.values()}))
     logged = system.metric("mqtt-1", "twin_rejected_total")
-    rig.require(logged is None or logged >= len(bad), f"the connector's metric counts them: {logged}")
+    rig.require(logged is not None and logged >= len(bad), f"the connector's metric counts them: {logged}")
 
 
 def payloads(rig: Rig) -> list[bytes]:

@@ -16,7 +16,7 @@ from collections import Counter
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 from cli.processes import STAGES
-from runtime.kafka import client_settings
+from runtime.kafka import client_settings, watermarks
 from schemas.codec import HEADER_BYTES, version_of
 from schemas.topics import CHANGELOGS, ESTIMATES, VALIDATED, Topic
 from tests.faults.bad_data import LIGHT, rejected
@@ -99,7 +99,7 @@ def versions(system: System, topic: Topic) -> list[str]:
     found = []
     for partition in range(kafka.partitions):
         place = TopicPartition(topic.full_name(kafka.prefix), partition, OFFSET_BEGINNING)
-        low, end = consumer.get_watermark_offsets(place, timeout=30)
+        low, end = watermarks(consumer, place.topic, partition)
         consumer.assign([place])
         offset = low
         while offset < end:

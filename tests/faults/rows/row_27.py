@@ -16,7 +16,7 @@ import tomlkit
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 
 from cli.lag import lag_of
-from runtime.kafka import client_settings
+from runtime.kafka import client_settings, watermarks
 from runtime.load import load as load_configuration
 from schemas.codec import decode
 from schemas.frames import EstimateFrame, ValidatedFrame
@@ -156,7 +156,7 @@ def records(system: System, prefix: str, topic: Topic) -> Iterator[Record]:
     consumer = Consumer({**client_settings(kafka), "group.id": "replay", "enable.auto.commit": False})
     for partition in range(kafka.partitions):
         place = TopicPartition(topic.full_name(prefix), partition, OFFSET_BEGINNING)
-        end = consumer.get_watermark_offsets(place, timeout=30)[1]
+        end = watermarks(consumer, place.topic, partition)[1]
         consumer.assign([place])
         offset = 0
         while offset < end:
