@@ -120,6 +120,8 @@ class Connector:
 
     async def _work(self, stopping: asyncio.Event) -> None:
         """One session, from connecting to its end by TROUBLE or by being cancelled."""
+        if self._intake is not None:
+            await self._intake.settled()  # else the server is asked again for what the last session still writes
         resumable = self._memory.resumable
         if resumable is not None and resumable.url != self._config.address:
             resumable = None
@@ -176,8 +178,6 @@ class Connector:
         async def recall(item: Item, since_ns: int, until_ns: int) -> tuple[list[Value], bool] | None:
             return await opcua_history.recall(session, item, since_ns, until_ns)
 
-        if self._intake is not None and self._intake.items != items:
-            await self._intake.settled()
         if self._intake is None or not self._memory.same_items(items):
             self._memory.bind(items)
             self._intake = Intake(items, self._memory, self._outlet, recall)

@@ -55,12 +55,15 @@ class Intake:
         """Source time of the item's last value in Kafka."""
         return self._memory.last_ns(handle)
 
-    async def take(self, values: Sequence[Value], may_have_overflowed: bool = False) -> None:
+    async def take(
+        self, values: Sequence[Value], may_have_overflowed: bool = False, sequence: int | None = None
+    ) -> None:
         """See values into Kafka. Being cancelled does not stop what has begun; `settled` waits for that.
 
         `may_have_overflowed`: the server's queues had time to overflow, and not every server says that they did.
+        `sequence`: number of the notification that they are, remembered when they are in Kafka.
         """
-        task = asyncio.create_task(self._take(values, may_have_overflowed))
+        task = asyncio.create_task(self._take(values, may_have_overflowed, sequence))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         await asyncio.shield(task)
@@ -79,7 +82,7 @@ class Intake:
         while self._running:
             await asyncio.wait(self._running)
 
-    async def _take(self, values: Sequence[Value], may_have_overflowed: bool) -> None:
+    async def _take(self, values: Sequence[Value], may_have_overflowed: bool, sequence: int | None) -> None:
         async with self._order:
             arrival_ns, heard_s = time.time_ns(), time.monotonic()
             readings: list[Reading] = []
@@ -102,11 +105,12 @@ class Intake:
                     last[handle] = new.source_time_ns
                     readings += await self._before(value, new, since_ns, handle in again, gaps)
                 readings.append(new)
-            if not readings:
-                return
-            await self._outlet.write(readings, _notes(gaps))
+            if readings:
+                await self._outlet.write(readings, _notes(gaps))
             for handle, time_ns in last.items():
                 self._memory.remember(handle, time_ns)
+            if sequence is not None:
+                self._memory.sequence = sequence
 
     async def _before(
         self, value: Value, new: Reading, since_ns: int | None, again: bool, gaps: _Gaps

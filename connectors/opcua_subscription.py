@@ -218,7 +218,7 @@ class Subscription:
 
     async def _take(self, message: Notification, may_have_overflowed: bool) -> None:
         if message.values:
-            await self._intake.take(message.values, may_have_overflowed)
+            await self._intake.take(message.values, may_have_overflowed, message.sequence)
         for status in message.status_changes:
             log.warning("the server says of our subscription: %s", status_name(status))
             if status in (ua.StatusCodes.BadTimeout, ua.StatusCodes.GoodSubscriptionTransferred):

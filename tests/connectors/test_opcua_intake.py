@@ -1,5 +1,6 @@
-"""Which values have a gap frame before them, whatever their times do."""
+"""Which values have a gap frame before them, whatever their times do; and what is remembered of them."""
 
+import asyncio
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -103,3 +104,24 @@ async def test_a_full_queue_that_says_it_overflowed_is_one_gap(tmp_path: Path) -
     await intake.take(values(100))
     await intake.take(values(*range(200, 200 + ITEM.queue_size), status=OVERFLOW), may_have_overflowed=True)
     assert kafka.gaps == [(100, 200, "the server's queue overflowed")]
+
+
+async def test_a_stop_while_kafka_takes_a_notification_does_not_bring_it_again(tmp_path: Path) -> None:
+    """What was under way when the connector was told to stop is remembered as taken, with its number: the next process
+    does not ask for it."""
+    going_on = asyncio.Event()
+
+    class SlowKafka(Kafka):
+        async def write(self, readings: Iterable[Reading], gaps: Iterable[GapNote]) -> None:
+            await going_on.wait()
+            await super().write(readings, gaps)
+
+    kafka = SlowKafka()
+    intake = intake_at(tmp_path, kafka)
+    taking = asyncio.create_task(intake.take(values(100, 200), sequence=7))
+    await asyncio.sleep(0)
+    taking.cancel()
+    going_on.set()
+    await intake.settled()
+    assert kafka.times == [100, 200]
+    assert intake._memory.sequence == 7

@@ -42,7 +42,7 @@ class Server:
             await asyncio.sleep(TICK_S)
         return Published(0, list(range(1, number + 1)), _notification(number))
 
-    async def take(self, _values: Any, may_have_overflowed: bool) -> None:
+    async def take(self, _values: Any, may_have_overflowed: bool, _sequence: int) -> None:
         """Sees it into Kafka, which may take its time."""
         self._suspected.append(may_have_overflowed)
         await asyncio.sleep(self._takes_s[len(self._suspected) - 1])
