@@ -23,7 +23,7 @@ def topic(kafka: str) -> Iterator[Kafka]:
     settings = {"bootstrap.servers": kafka}
     admin = AdminClient(settings)
     admin.create_topics([NewTopic(TOPIC, num_partitions=2, replication_factor=1)])[TOPIC].result()
-    producer = Producer(settings)
+    producer = Producer({**settings, "enable.idempotence": True})
     for number in range(RECORDS):
         producer.produce(TOPIC, str(number).encode(), partition=0)
     assert producer.flush(30) == 0

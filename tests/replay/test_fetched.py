@@ -29,7 +29,7 @@ def test_topics_of_a_run_are_read_as_its_folder_is(kafka: str, tmp_path: Path) -
     folder = made_runs.write(tmp_path / "folder", {"R101": raw}, settings)
     plain = Kafka(bootstrap=kafka, prefix="fetched", partitions=2)
     of_run = create_run_topics(plain, "one")
-    producer = Producer(client_settings(plain))
+    producer = Producer({**client_settings(plain), "enable.idempotence": True})
     for estimates, state in made_runs.results("R101", raw, settings) * 2:
         producer.produce(ESTIMATES.full_name(of_run.prefix), encode(estimates), b"R101", 1)
         producer.produce(STATE.full_name(of_run.prefix), encode(state), b"R101", 1)
@@ -53,7 +53,7 @@ def test_a_run_in_topics_that_did_not_end_is_refused(kafka: str, tmp_path: Path)
     plain = Kafka(bootstrap=kafka, prefix="unfinished", partitions=1)
     of_run = create_run_topics(plain, "killed")
     create_topics(plain, (ESTIMATES, STATE))
-    producer = Producer(client_settings(plain))
+    producer = Producer({**client_settings(plain), "enable.idempotence": True})
     for estimates, state in made_runs.results("R101", raw, made_runs.settings()):
         for prefix in (of_run.prefix, plain.prefix):
             producer.produce(ESTIMATES.full_name(prefix), encode(estimates), b"R101")

@@ -54,7 +54,7 @@ def new(old: Kafka) -> Kafka:
 def send(kafka: Kafka, topic: Topic, frames: list[Any]) -> list[KafkaError | None]:
     """Write frames as a connector or a stage would; what Kafka says to each."""
     said: list[KafkaError | None] = []
-    producer = Producer({**client_settings(kafka), "log_level": 0})
+    producer = Producer({**client_settings(kafka), "log_level": 0, "enable.idempotence": True})
     for one in frames:
         key = one.asset.encode()
         producer.produce(

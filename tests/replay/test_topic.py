@@ -20,7 +20,7 @@ def filled(kafka: str) -> Kafka:
     """A topic of two partitions with 3,000 records each."""
     admin = AdminClient({"bootstrap.servers": kafka})
     admin.create_topics([NewTopic(TOPIC, 2, 1)])[TOPIC].result(30)
-    producer = Producer({"bootstrap.servers": kafka})
+    producer = Producer({"bootstrap.servers": kafka, "enable.idempotence": True})
     for n in range(3000):
         for partition in (0, 1):
             producer.produce(TOPIC, b"%d" % n, b"key", partition, timestamp=START_MS + n)

@@ -113,7 +113,9 @@ def copy(system: System, raw: list[Record], prefix: str, paced: bool) -> None:
 
     In each partition in the order of their offsets: times are those of several writers, and do not always grow.
     """
-    producer = Producer({**client_settings(system.plant.kafka), "message.max.bytes": MAX_RECORD_BYTES})
+    producer = Producer(
+        {**client_settings(system.plant.kafka), "message.max.bytes": MAX_RECORD_BYTES, "enable.idempotence": True}
+    )
     first_ms, began_s = min(time_ms for _, time_ms, _, _ in raw), time.monotonic()
     for partition, time_ms, key, value in in_time(raw):
         if paced:
