@@ -82,9 +82,9 @@ def kafka_classes() -> Path | None:
 
 
 def kafka_classes_name() -> str:
-    """What that file's name begins with; bound to this Java and these jars, since another Java would not take it."""
-    java = Path(find_program("java") or "java").resolve()
-    made_of = f"{java} {java.stat().st_mtime_ns} {(kafka_jars() / 'stamp.json').stat().st_mtime_ns}"
+    """What that file's name begins with; bound to this Java and these jars where they are: others do not take it."""
+    java, jars = Path(find_program("java") or "java").resolve(), kafka_jars()
+    made_of = f"{java} {java.stat().st_mtime_ns} {jars} {(jars / 'stamp.json').stat().st_mtime_ns}"
     return f"kafka-{KAFKA_VERSION}-classes-{zlib.crc32(made_of.encode()):08x}"
 
 

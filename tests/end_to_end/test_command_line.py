@@ -34,15 +34,15 @@ def test_env_prints_every_address(system: System) -> None:
 
 
 def test_status_shows_every_process_healthy_and_without_lag(played: System) -> None:
-    """`twin status` has a row per process with state, lag and rate; a drained system has no lag."""
-    deadline = time.monotonic() + 20
-    while True:
+    """`twin status` has a row per process with state, lag and rate; each comes to have no lag."""
+    deadline, behind = time.monotonic() + 60, {"validation", "estimation", "twin", "sink"}
+    while behind:  # heartbeats go on, so that not all of them need to be without lag at the same time
         shown = played.twin("status", "--json")
         rows = {row["name"]: row for row in map(json.loads, shown.stdout.splitlines())}
         lags = {name: row["lag_frames"] for name, row in rows.items() if row["lag_frames"] is not None}
-        if not any(lags.values()) or time.monotonic() > deadline:
-            break
-    assert lags == {"validation": 0, "estimation": 0, "twin": 0, "sink": 0}
+        assert behind <= lags.keys()
+        behind -= {name for name, lag in lags.items() if lag == 0}
+        assert time.monotonic() < deadline, lags
     ours = ["validation", "estimation", "twin", "sink", "mqtt-1", "opcua-1"]
     assert {rows[name]["state"] for name in ours} == {"running"}
     assert all(rows[name]["restarts"] == 0 for name in ours)

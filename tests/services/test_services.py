@@ -22,7 +22,7 @@ from paho.mqtt.properties import Properties
 
 from services.errors import ServiceError
 from services.influxdb import InfluxDB
-from services.install import kafka_classes
+from services.install import kafka_classes, kafka_classes_name, kafka_jars
 from services.kafka import Kafka
 from services.kafka_classes import keep_classes
 from services.mosquitto import Listener, Mosquitto
@@ -93,6 +93,13 @@ def test_kafka_starts_with_the_classes_that_were_kept(tmp_path: Path, monkeypatc
     with cut.open("r+b") as file:
         file.truncate(10_000)
     assert kafka_classes() is None
+
+
+def test_a_cache_that_was_moved_keeps_classes_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The JVM takes only classes of jars at the same place: a copied cache does not offer those of the original."""
+    here, moved = kafka_classes_name(), shutil.copytree(kafka_jars(), tmp_path / "jars")
+    monkeypatch.setattr("services.install.kafka_jars", lambda: moved)
+    assert kafka_classes_name() != here
 
 
 def _is_mapped(classes: Path, folder: Path) -> bool:
