@@ -17,13 +17,14 @@ def browse(
     config: ConfigOption = None,
     write: Annotated[Path | None, typer.Option(help="Write a tag file to start from.")] = None,
     trust: Annotated[bool, typer.Option("--trust", help="Pin the server's certificate.")] = False,
+    any_host: Annotated[bool, typer.Option("--any-host", help="Also one that does not name this host.")] = False,
 ) -> None:
     """List an OPC UA server's variables with type and value; write a tag file; pin the server's certificate."""
     plant = configuration(config)
     logs.configure("browse")
     settings = next((o for o in plant.opcua if o.url == url), plant.opcua[0] if plant.opcua else Opcua())
     with one_line_errors(BrowseFailed):
-        found = run_browse(settings, url=url, trust=trust, confirm=_confirm, write=write)
+        found = run_browse(settings, url=url, trust=trust, any_host=any_host, confirm=_confirm, write=write)
     table = Table("node", "asset", "tag", "type", "value", "unit", "status", "by pattern")
     for v in found:
         shown = cells(v.node, v.asset, v.tag, v.type, v.value, v.unit, v.status, "yes" if v.matched else "no")
@@ -38,6 +39,4 @@ def _confirm(certificate: ServerCertificate) -> bool:
     err.print(f"subject      {printable(certificate.subject)}", highlight=False, markup=False)
     err.print(f"fingerprint  {certificate.fingerprint}", highlight=False)
     err.print(f"valid until  {certificate.valid_until}", highlight=False)
-    if not certificate.names_host:
-        err.print("the certificate does not name this host", style="yellow")
     return typer.confirm("Trust this server from now on?", err=True)

@@ -14,7 +14,7 @@ from asyncua import ua
 from cryptography import x509
 
 from connectors.opcua_binary import writable
-from connectors.opcua_certificates import Refused, fingerprint, names_host, pin
+from connectors.opcua_certificates import Refused, check_host, fingerprint, pin
 from connectors.opcua_nodes import by_uri, units, variables
 from connectors.opcua_session import TROUBLE, Session, describe, server_certificate
 from connectors.opcua_values import status_name, tag_name
@@ -44,12 +44,11 @@ class Variable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerCertificate:
-    """What a person compares before trusting. `names_host`: whether the certificate names the URL's host."""
+    """What a person compares before trusting."""
 
     subject: str
     fingerprint: str
     valid_until: str
-    names_host: bool
 
 
 def run_browse(
@@ -57,10 +56,12 @@ def run_browse(
     *,
     url: str | None = None,
     trust: bool = False,
+    any_host: bool = False,
     confirm: Callable[[ServerCertificate], bool] = lambda _: True,
     write: Path | None = None,
 ) -> list[Variable]:
-    """List a server's variables. `trust`: pin its certificate first, after `confirm` has shown it and said yes.
+    """List a server's variables. `trust`: pin its certificate first, after `confirm` has shown it and said yes;
+    `any_host`: also one that does not name the URL's host.
     `write`: a tag file for `opcua.tags_file` (not over an existing file). Raises BrowseFailed."""
     if url is not None:
         config = config.model_copy(
@@ -68,7 +69,7 @@ def run_browse(
         )
     try:
         if trust and config.security != "None":
-            asyncio.run(_trust(config, confirm))
+            asyncio.run(_trust(config, any_host, confirm))
         found = asyncio.run(browse(config))
     except TROUBLE as error:
         raise BrowseFailed(f"{config.address}: {describe(error)}") from error
@@ -135,14 +136,15 @@ def write_tags_file(path: Path, found: Sequence[Variable], url: str) -> int:
     return len(chosen)
 
 
-async def _trust(config: Opcua, confirm: Callable[[ServerCertificate], bool]) -> None:
+async def _trust(config: Opcua, any_host: bool, confirm: Callable[[ServerCertificate], bool]) -> None:
     der = await server_certificate(config)
+    if not any_host:
+        check_host(der, config.address)
     certificate = x509.load_der_x509_certificate(der)
     shown = ServerCertificate(
         subject=certificate.subject.rfc4514_string(),
         fingerprint=fingerprint(der),
         valid_until=f"{certificate.not_valid_after_utc:%Y-%m-%d}",
-        names_host=names_host(der, config.address),
     )
     if not confirm(shown):
         raise Refused("the certificate was not accepted, nothing is pinned")

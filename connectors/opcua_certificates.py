@@ -4,6 +4,7 @@ A pin is a file per endpoint, so a certificate pinned for one host is not accept
 falls back to less: what is missing, expired or different is refused with what to do about it.
 """
 
+import contextlib
 import hashlib
 import os
 import socket
@@ -125,16 +126,19 @@ def pin(config: Opcua, der: bytes) -> Path:
     return path
 
 
-def names_host(der: bytes, url: str) -> bool:
-    """Whether the certificate names the URL's host; one that does not may belong to another machine."""
-    host = urlparse(url).hostname or ""
-    try:
+def check_host(der: bytes, url: str) -> None:
+    """Raises Refused for a certificate that does not name the URL's host: it may belong to another machine."""
+    host = (urlparse(url).hostname or "").lower()
+    named: list[str] = []
+    with contextlib.suppress(x509.ExtensionNotFound):
         names = x509.load_der_x509_certificate(der).extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    except x509.ExtensionNotFound:
-        return False
-    hosts = {name.lower() for name in names.value.get_values_for_type(x509.DNSName)}
-    addresses = {str(address) for address in names.value.get_values_for_type(x509.IPAddress)}
-    return host.lower() in hosts or host in addresses
+        named += [name.lower() for name in names.value.get_values_for_type(x509.DNSName)]
+        named += [str(address) for address in names.value.get_values_for_type(x509.IPAddress)]
+    if host not in named:
+        raise Refused(
+            f"the server's certificate names {', '.join(named) or 'no host'}, not {host}: it may be another machine's. "
+            f"If it is this server's all the same: `twin browse --trust --any-host {url}`"
+        )
 
 
 def _make(certificate: Path, key: Path) -> None:

@@ -25,9 +25,7 @@ VARIABLE = Variable(
     unit="°C",
     status="Good",
 )
-CERTIFICATE = ServerCertificate(
-    subject="CN=[/x]\x1b[2J", fingerprint="00:11", valid_until="2030-01-01", names_host=True
-)
+CERTIFICATE = ServerCertificate(subject="CN=[/x]\x1b[2J", fingerprint="00:11", valid_until="2030-01-01")
 
 
 def test_texts_of_an_opcua_server_are_shown_and_do_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from connectors.browse import BrowseFailed, ServerCertificate, run_browse
 from connectors.opcua_certificates import (
     OwnCertificate,
     Refused,
+    check_host,
     load_certificate,
     load_key,
-    names_host,
     pin,
     pin_path,
     pinned,
@@ -99,16 +99,19 @@ def test_browse_trusts_lists_and_writes_a_tag_file(tmp_path: Path) -> None:
         config = settings(tmp_path, server)
         with pytest.raises(BrowseFailed, match="twin browse --trust"):
             run_browse(config)
-        with pytest.raises(BrowseFailed, match="not accepted"):
+        with pytest.raises(BrowseFailed, match=r"names localhost, not 127\.0\.0\.1: .*--any-host"):
             run_browse(config, trust=True, confirm=look)
+        assert not shown
+        with pytest.raises(BrowseFailed, match="not accepted"):
+            run_browse(config, trust=True, any_host=True, confirm=look)
         assert not pin_path(config).exists()
         tags_file = tmp_path / "tags.toml"
-        found = run_browse(config, trust=True, confirm=look, write=tags_file)
+        found = run_browse(config, trust=True, any_host=True, confirm=look, write=tags_file)
         with pytest.raises(BrowseFailed, match="exists already"):
             run_browse(config, write=tags_file)
     finally:
         server.kill()
-    assert shown[0].fingerprint.count(":") == 31 and not shown[0].names_host
+    assert shown[0].fingerprint.count(":") == 31
     assert {(v.asset, v.tag) for v in found} == {
         (asset, tag + sv) for asset in ("R0", "R1") for tag in ("temperature", "flow_rate") for sv in ("", ".sv")
     }
@@ -133,7 +136,9 @@ def test_a_pin_holds_for_one_endpoint(tmp_path: Path) -> None:
     here, there = (Opcua(url=f"opc.tcp://{host}:4840", certificate_dir=tmp_path / "c") for host in ("plc7", "plc8"))
     pin(here, der)
     assert pinned(here) == der
-    assert names_host(der, here.address) and not names_host(der, there.address)
+    check_host(der, here.address)
+    with pytest.raises(Refused, match="names plc7, not plc8"):
+        check_host(der, there.address)
     with pytest.raises(Refused, match="not pinned"):
         pinned(there)
     pem = tmp_path / "server.crt"

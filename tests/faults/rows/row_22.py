@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+from connectors.browse import BrowseFailed, run_browse
 from connectors.opcua_certificates import Refused, pin, pin_path
 from schemas.frames import Frame
 from schemas.topics import RAW
@@ -115,7 +116,16 @@ class Trouble:
         elsewhere = self.config.model_copy(update={"url": "opc.tcp://other.example:4840"})
         pin(elsewhere, self.servers.der("other"))
         self.serve(**self.servers.keys("other"))
-        self.refused("another host's", "shows the certificate", self.first_again)
+
+        def look() -> None:
+            try:
+                run_browse(self.config, trust=True)
+                self.rig.require(False, "another host's certificate cannot be pinned for this one")
+            except BrowseFailed as error:
+                self.rig.require("names other.example, not 127.0.0.1" in str(error), f"the refusal names both: {error}")
+            self.first_again()
+
+        self.refused("another host's", "shows the certificate", look)
 
     def no_security(self) -> None:
         """A server that offers no encryption at all."""
