@@ -5,6 +5,7 @@ falls back to less: what is missing, expired or different is refused with what t
 """
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import socket
@@ -36,13 +37,17 @@ class OwnCertificate:
         directory = directory.expanduser()
         self.certificate = directory / "own_certificate.der"
         self.key = directory / "own_key.pem"
-        if not (self.certificate.exists() and self.key.exists()):
+        if not self._is_there():
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _make(self.certificate, self.key)
+            with (directory / "own.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # connectors that start at once would mix their keys and certificates
+                if not self._is_there():
+                    _make(self.certificate, self.key)
         remedy = f"delete it and {self.key.name}, start again, and let the server trust the new one"
         try:
             loaded = load_certificate(self.certificate)
-            load_key(self.key)
+            if load_key(self.key).public_key() != loaded.public_key():
+                raise Refused(f"{self.key} is the key of another one")
             names = loaded.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
             self.application_uri: str = names.get_values_for_type(x509.UniformResourceIdentifier)[0]
         except (Refused, ValueError, x509.ExtensionNotFound, IndexError) as error:
@@ -51,6 +56,9 @@ class OwnCertificate:
             raise Refused(
                 f"our own certificate {self.certificate} expired on {loaded.not_valid_after_utc:%Y-%m-%d}; {remedy}"
             )
+
+    def _is_there(self) -> bool:
+        return self.certificate.exists() and self.key.exists()
 
 
 def load_certificate(path: Path) -> x509.Certificate:

@@ -2,6 +2,8 @@
 
 import asyncio
 import stat
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
+from connectors import opcua_certificates
 from connectors.browse import BrowseFailed, ServerCertificate, run_browse
 from connectors.opcua_certificates import (
     OwnCertificate,
@@ -156,6 +159,23 @@ def test_our_certificate_is_made_once_and_kept(tmp_path: Path) -> None:
     assert again.application_uri.startswith("urn:")
 
 
+def test_connectors_that_start_first_at_once_share_one_certificate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where four connectors of one directory need our own certificate at the same moment, one of them makes it."""
+    make, makers = opcua_certificates._make, []
+
+    def slowly(made: Path, key: Path) -> None:
+        makers.append(made)
+        time.sleep(0.3)
+        make(made, key)
+
+    monkeypatch.setattr(opcua_certificates, "_make", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        own = list(pool.map(OwnCertificate, [tmp_path / "c"] * 4))
+    assert makers == [own[0].certificate]
+
+
 def test_a_damaged_certificate_of_ours_is_refused(tmp_path: Path) -> None:
     """Where our own certificate or key cannot be read, the refusal names it and says what to do."""
     made = OwnCertificate(tmp_path)
@@ -167,6 +187,14 @@ def test_a_damaged_certificate_of_ours_is_refused(tmp_path: Path) -> None:
                 OwnCertificate(tmp_path)
         path.write_bytes(whole)
     assert OwnCertificate(tmp_path).application_uri == made.application_uri
+
+
+def test_a_key_of_another_certificate_is_refused(tmp_path: Path) -> None:
+    """A key that does not belong to our certificate is told at the start, not by a server's answer."""
+    made, other = OwnCertificate(tmp_path / "c"), OwnCertificate(tmp_path / "other")
+    made.key.write_bytes(other.key.read_bytes())
+    with pytest.raises(Refused, match=f"{made.key} is the key of another one.*delete it and own_key.pem"):
+        OwnCertificate(tmp_path / "c")
 
 
 def test_a_user_key_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
