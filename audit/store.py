@@ -39,10 +39,10 @@ _FIELDS = (
 MIN_TIME_NS, MAX_TIME_NS = -(2**63) + 2, 2**63 - 2
 #: What a tag of a point has instead of an empty text.
 EMPTY_TAG = "none"
-#: Columns of an answer that are no fields of the point.
 #: A statement that fails on the way leaves the rows that it had sent and no word in CSV, and no later one is executed.
 #: So this one follows every query; where its table is missing, the rows before are not all.
 _LAST, _LAST_TABLE = "SHOW DATABASES", ["name", "tags", "name"]
+#: Columns of an answer that are no fields of the point.
 _NO_FIELDS = frozenset({"name", "tags", "time", "reactor_id", "run"})
 
 Fields = dict[str, str]  # name → what it reads; those that are there

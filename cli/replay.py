@@ -31,10 +31,10 @@ from replay.run import replay as run_replay
 from replay.sources.span import ALLOWED, SpanError
 from replay.sources.topic import SourceError
 from replay.workers import ReplayError
-from runtime.config import Plant
+from runtime.config import ConfigurationError, Plant
 from runtime.generations import PlanError
 from runtime.kafka import TopicMismatch, TopicsMissing
-from runtime.load import ConfigurationError, load_changed
+from runtime.load import load_changed
 
 ROLE = "replay"
 EXPECTED = (

@@ -23,10 +23,9 @@ from connectors.opcua_subscription import Subscription
 from connectors.opcua_values import Item
 from connectors.opcua_watch import Watch, read_cyclically, together
 from connectors.reduction import Reducer
-from runtime.config import Opcua, Plant
+from runtime.config import ConfigurationError, Opcua, Plant
 from runtime.exit_codes import BAD_CONFIGURATION, OK
 from runtime.health import HEALTH, MAIN
-from runtime.load import ConfigurationError
 from runtime.metrics import RETRIES
 from runtime.watchdog import Watchdog
 

@@ -15,8 +15,7 @@ from pydantic import ValidationError
 from connectors.opcua_binary import writable
 from connectors.opcua_session import Session, chunks
 from connectors.opcua_values import Item, queue_size, tag_name
-from runtime.config import Opcua, OpcuaNode, Plant
-from runtime.load import ConfigurationError
+from runtime.config import ConfigurationError, Opcua, OpcuaNode, Plant
 
 log = logging.getLogger(__name__)
 

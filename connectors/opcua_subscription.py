@@ -214,7 +214,7 @@ class Subscription:
         if 0 < len(message.values) < NOTIFICATIONS_MAX:
             self._made_up = asked
         if not message.keep_alive:
-            self._memory.sequence = message.sequence
+            self._memory.sequence = message.sequence  # also of one without values, which no intake has taken
 
     async def _take(self, message: Notification, may_have_overflowed: bool) -> None:
         if message.values:

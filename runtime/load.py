@@ -7,9 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from runtime.config import Asset, ConfigurationError, Plant, Tag, merge_into, merged_for
-from runtime.patterns import named, together
-
-__all__ = ["ConfigurationError", "load", "load_changed"]
+from runtime.patterns import named, problems
 
 #: What of a configuration decides what results are, and so what a what-if may change.
 WHAT_IF = ("tags", "assets", "twin")
@@ -49,31 +47,25 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _checked(path: Path, text: dict[str, Any]) -> Plant:
-    problems = _problems(path, Plant, text, ())
+    found = _problems(path, Plant, text, ())
     for table, model in (("tags", Tag), ("assets", Asset)):
         patterns = text.get(table, {})
         for pattern, values in patterns.items() if isinstance(patterns, dict) else ():
-            problems += _problems(path, model, values, (table, _quoted(pattern)))
-    if not problems:
-        problems = _clashes(path, "tags", Tag, text.get("tags", {})) + _clashes(
+            found += _problems(path, model, values, (table, _quoted(pattern)))
+    if not found:
+        found = _clashes(path, "tags", Tag, text.get("tags", {})) + _clashes(
             path, "assets", Asset, text.get("assets", {})
         )
-    if problems:
-        raise ConfigurationError(problems)
+    if found:
+        raise ConfigurationError(found)
     return Plant.model_validate(text)
 
 
 def _clashes(path: Path, table: str, model: type[BaseModel], patterns: dict[str, dict[str, Any]]) -> list[str]:
     """What patterns say together that each may say alone."""
-    problems: list[str] = []
-    blamed: list[set[str]] = []
-    for group, name in together(patterns):
-        if any(fewer <= set(group) for fewer in blamed):
-            continue
-        found = _problems(path, model, merged_for(name, patterns), (named(table, group),))
-        blamed += [set(group)] if found else []
-        problems += found
-    return problems
+    return problems(
+        patterns, lambda group, name: _problems(path, model, merged_for(name, patterns), (named(table, group),))
+    )
 
 
 def _problems(path: Path, model: type[BaseModel], values: Any, where: tuple[str, ...]) -> list[str]:

@@ -1,7 +1,7 @@
 """Which names two patterns (`fnmatch`: `*`, `?`, `[…]`) have in common. May not know: what the patterns are for."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from itertools import combinations_with_replacement
@@ -21,6 +21,21 @@ def together(patterns: Iterable[str]) -> list[tuple[tuple[str, ...], str]]:
     names = (common(one, other) for one, other in combinations_with_replacement(every, 2))
     found = {tuple(p for p in every if fnmatchcase(name, p)): name for name in names if name is not None}
     return sorted(found.items(), key=lambda entry: len(entry[0]))
+
+
+def problems(patterns: Iterable[str], look: Callable[[tuple[str, ...], str], list[str]]) -> list[str]:
+    """What `look` says of patterns that match a name together, and of that name; of those that contain patterns which
+    are wrong already it is not asked.
+    """
+    found: list[str] = []
+    blamed: list[set[str]] = []
+    for group, name in together(patterns):
+        if any(fewer <= set(group) for fewer in blamed):
+            continue
+        if said := look(group, name):
+            blamed.append(set(group))
+            found += said
+    return found
 
 
 def named(table: str, group: Iterable[str]) -> str:

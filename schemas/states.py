@@ -51,7 +51,7 @@ class StageState:
 
     def may_have_forgotten(self, frame: Identity) -> bool:
         """Whether this frame's epoch may be one that was applied and is no longer remembered."""
-        known = [epoch for source, epoch in self.applied if source == frame.source]
+        known = self._epochs(frame.source)
         return len(known) >= EPOCHS_REMEMBERED and frame.epoch not in known
 
     def lost_before(self, frame: Identity) -> int:
@@ -62,9 +62,13 @@ class StageState:
         """
         last = self.applied.get((frame.source, frame.epoch))
         if last is None:
-            known = [epoch for source, epoch in self.applied if source == frame.source]
+            known = self._epochs(frame.source)
             return frame.seq if known and frame.epoch > max(known) else 0
         return max(0, frame.seq - last - 1)
+
+    def _epochs(self, source: str) -> list[int]:
+        """Those of a source that are remembered, in the order in which they came first."""
+        return [epoch for name, epoch in self.applied if name == source]
 
     def with_applied(self, frame: Identity) -> "StageState":
         """The same state, with this frame as the last one applied of its source and epoch."""

@@ -9,8 +9,8 @@ from cli.main import app
 from replay.results.provenance import params_digest
 from replay.run import Request, RequestError
 from replay.sources.span import SpanError, duration_s, time_ms
-from runtime.config import Plant
-from runtime.load import ConfigurationError, load, load_changed
+from runtime.config import ConfigurationError, Plant
+from runtime.load import load, load_changed
 
 BASE = """
 [kafka]

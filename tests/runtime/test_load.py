@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.config import Estimation, Opcua, Plant, Validation
-from runtime.load import ConfigurationError, load
+from runtime.config import ConfigurationError, Estimation, Opcua, Plant, Validation
+from runtime.load import load
 
 
 def problems_of(tmp_path: Path, text: str) -> list[str]:
